@@ -1,0 +1,6 @@
+//! Small tools that know nothing of load balancing.
+
+pub mod counter;
+pub mod histogram;
+pub mod slab;
+pub mod wheel;

@@ -1,0 +1,45 @@
+//! The command line: one file a verb.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Exit codes, as in sysexits(3) where it has one.
+pub mod exit {
+    /// All went well.
+    pub const OK: u8 = 0;
+    /// Something failed while running.
+    pub const FAILURE: u8 = 1;
+    /// The command line is wrong.
+    pub const USAGE: u8 = 2;
+    /// The configuration is wrong.
+    pub const CONFIG: u8 = 3;
+    /// The kernel lacks a feature, or the engine is not to be had.
+    pub const UNAVAILABLE: u8 = 69;
+    /// Not permitted.
+    pub const PERMISSION: u8 = 77;
+    /// The configuration cannot be read.
+    pub const UNREADABLE: u8 = 78;
+}
+
+/// A Layer-4 TCP load balancer for Linux.
+#[derive(Parser)]
+#[command(
+    name = "ringway",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {}
+
+/// Runs the verb the command line names.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match arguments.verb {}
+}

@@ -1,0 +1,217 @@
+//! The plan: a validated configuration, compiled for the workers. Immutable; a reload makes another.
+//!
+//! Everything a worker needs for a session hangs off its [`Listener`] (`Arc<Listener>` → `Arc<Pool>` → servers), so a
+//! session that began under an old plan keeps what it began with and nothing else of that plan.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::ledger::{ListenerLedger, PoolLedger, ServerLedger};
+
+/// A whole configuration, ready to run.
+#[derive(Debug)]
+pub struct Plan {
+    /// Counts up by one with each reload that was applied; the first plan is 1.
+    pub generation: u64,
+    /// Daemon-wide settings.
+    pub global: Global,
+    /// Where and how to log.
+    pub log: Log,
+    /// Where the admin server listens.
+    pub admin: Admin,
+    /// In order of their names.
+    pub listeners: Vec<Arc<Listener>>,
+    /// In order of their names; a pool no listener uses is here too.
+    pub pools: Vec<Arc<Pool>>,
+}
+
+/// `[global]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Global {
+    /// Worker threads. Fixed for the life of the process.
+    pub workers: Workers,
+    /// What drives the workers. Fixed for the life of the process.
+    pub engine: Engine,
+    /// Most sessions at once; `None`: as many as the fd limit allows.
+    pub max_connections: Option<u32>,
+    /// User to become after binding when started as root; `None`: stay.
+    pub user: Option<String>,
+    /// Group to become; `None`: the primary group of `user`.
+    pub group: Option<String>,
+    /// How long a graceful stop waits for sessions, in milliseconds.
+    pub drain_ms: u32,
+}
+
+/// `global.workers`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workers {
+    /// One per core the process may run on.
+    Auto,
+    /// This many, 1 to [`WORKERS_MAX`].
+    Count(u16),
+}
+
+/// Most worker threads.
+pub const WORKERS_MAX: u16 = 256;
+
+/// `global.engine`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// io_uring where the kernel allows it.
+    Auto,
+    /// io_uring or nothing.
+    IoUring,
+    /// epoll.
+    Epoll,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// Where records go.
+    pub target: LogTarget,
+    /// How a record is written.
+    pub format: LogFormat,
+    /// Whether sessions are recorded at all (events of the daemon always are).
+    pub access: bool,
+}
+
+/// `log.target`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogTarget {
+    /// Standard output.
+    Stdout,
+    /// A file, opened for appending, reopened on SIGUSR1.
+    File(PathBuf),
+}
+
+/// `log.format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// `key=value` pairs.
+    Logfmt,
+}
+
+/// `[admin]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Unix socket with full rights, mode 0600.
+    pub socket: Option<PathBuf>,
+    /// TCP address, read-only.
+    pub http: Option<SocketAddr>,
+}
+
+/// `[listeners.NAME]`.
+#[derive(Debug)]
+pub struct Listener {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where it listens: one or more.
+    pub binds: Vec<Address>,
+    /// Where its sessions go.
+    pub pool: Arc<Pool>,
+    /// Its counts.
+    pub ledger: Arc<ListenerLedger>,
+}
+
+/// A place to listen on or to connect to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Address {
+    /// IPv4 or IPv6.
+    Inet(SocketAddr),
+    /// A unix stream socket.
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Address::Inet(address) => write!(f, "{address}"),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// `[pools.NAME]`.
+#[derive(Debug)]
+pub struct Pool {
+    /// Its name.
+    pub name: Arc<str>,
+    /// How a server is chosen.
+    pub policy: Policy,
+    /// Its servers, in the order of the file; a session names one by its index here.
+    pub servers: Vec<Server>,
+    /// The rotation over the servers that are no backups: server indices, each as often as its weight (divided by the
+    /// greatest common divisor) and evenly spread. Empty when every server is a backup or has weight 0.
+    pub rotation: Vec<u16>,
+    /// Timeouts, attempts and socket options.
+    pub terms: Terms,
+    /// Its counts.
+    pub ledger: Arc<PoolLedger>,
+}
+
+/// Most servers in a pool.
+pub const SERVERS_MAX: usize = 10_000;
+/// Largest weight of a server; 0 means no new sessions.
+pub const WEIGHT_MAX: u16 = 256;
+
+/// `pools.*.policy`. The others come later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// One atomic counter a pool, weights by a precomputed rotation.
+    RoundRobin,
+}
+
+/// How sessions of a pool are run; a session keeps the terms it began with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Longest wait for one connect, in milliseconds.
+    pub connect_ms: u32,
+    /// Servers tried for one session, 1 to 16; each attempt goes to another server.
+    pub connect_attempts: u8,
+    /// A session with no byte in either direction for this long ends, in milliseconds; 0 is none.
+    pub idle_ms: u32,
+    /// The same once one direction has finished, in milliseconds.
+    pub half_close_ms: u32,
+    /// Longest life of a session, in milliseconds, less up to 10 % of jitter; 0 is none.
+    pub lifetime_ms: u32,
+    /// Local addresses to connect from, in turn; empty: the kernel chooses.
+    pub sources: Vec<std::net::IpAddr>,
+    /// TCP keepalive towards clients and servers.
+    pub keepalive: Option<Keepalive>,
+    /// `TCP_USER_TIMEOUT` (tcp(7)) on both sides, in milliseconds; 0 leaves the kernel's default.
+    pub user_timeout_ms: u32,
+}
+
+/// TCP keepalive (tcp(7)): `TCP_KEEPIDLE`, `TCP_KEEPINTVL`, `TCP_KEEPCNT`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Quiet time before the first probe, in seconds.
+    pub idle_s: u16,
+    /// Time between probes, in seconds.
+    pub interval_s: u16,
+    /// Unanswered probes until the connection is given up.
+    pub count: u8,
+}
+
+/// One server of a pool.
+#[derive(Debug)]
+pub struct Server {
+    /// Its name within the pool.
+    pub name: Arc<str>,
+    /// Where it is.
+    pub address: Address,
+    /// The same as connect(2) wants it.
+    pub sockaddr: socket2::SockAddr,
+    /// Its share, 0 to [`WEIGHT_MAX`].
+    pub weight: u16,
+    /// Most sessions at once; 0 is no limit.
+    pub max_connections: u32,
+    /// Used only when no other server is usable.
+    pub backup: bool,
+    /// Its counts, kept over reloads while name and address stay.
+    pub ledger: Arc<ServerLedger>,
+}

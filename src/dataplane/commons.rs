@@ -1,0 +1,195 @@
+//! What workers share: the published scene, a desk for each worker, and nothing else.
+//!
+//! Things that *are* so are published ([`Scene`] behind an `ArcSwap`); things that *happen* are mailed ([`Mail`] through a
+//! bounded channel, the worker woken through its ring). No lock, and nobody waits for anybody.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam::queue::ArrayQueue;
+use crossbeam::utils::CachePadded;
+
+use super::record::{Note, Record};
+use crate::base::counter::Counter;
+use crate::config::plan::{Address, Listener, Plan};
+use crate::kernel::{Bell, Sock, WakeTarget};
+
+/// Letters that may wait for one worker. A full box refuses: the sender keeps what it has and goes on.
+pub const MAIL_MAX: usize = 1024;
+/// Access records that may wait for the log thread, per worker, at about 200 bytes each; more are dropped and counted.
+pub const RECORDS_MAX: usize = 16 * 1024;
+/// Notes that may wait for the log thread, per worker.
+pub const NOTES_MAX: usize = 256;
+
+/// A plan together with the listening sockets that serve it: what one atomic swap replaces.
+#[derive(Debug)]
+pub struct Scene {
+    /// The configuration.
+    pub plan: Arc<Plan>,
+    /// Every listening socket, with the listener it belongs to under this plan.
+    pub doors: Vec<(Arc<Door>, Arc<Listener>)>,
+}
+
+/// Listening sockets of one address: one per worker (`SO_REUSEPORT`; a unix socket is one, duplicated). They live until
+/// the last scene and the last worker let go of them, so an address that stays configured is never closed.
+#[derive(Debug)]
+pub struct Door {
+    /// Unique for the life of the process.
+    pub id: u64,
+    /// Where it listens.
+    pub address: Address,
+    /// By worker index.
+    pub sockets: Vec<OwnedFd>,
+}
+
+/// A letter to a worker.
+#[derive(Debug)]
+pub enum Mail {
+    /// The scene has changed: open and close doors accordingly.
+    NewScene,
+    /// A connection that another worker accepted; this one is less loaded.
+    Connection {
+        /// The socket; the receiver owns it.
+        sock: Sock,
+        /// Where it was accepted.
+        listener: Arc<Listener>,
+        /// When, in nanoseconds of `CLOCK_MONOTONIC`.
+        accepted_ns: u64,
+    },
+    /// Take no more connections (after those already in the accept queues); let sessions finish.
+    Drain,
+    /// End every session now, then leave the loop.
+    Stop,
+}
+
+/// What all workers and the control thread share.
+#[derive(Debug)]
+pub struct Commons {
+    /// The published plan and doors.
+    pub scene: ArcSwap<Scene>,
+    /// One desk a worker.
+    pub desks: Box<[CachePadded<Desk>]>,
+    /// Most sessions at once, over all workers.
+    pub max_connections: AtomicU32,
+}
+
+/// One worker's place: its mailbox, its queues towards the log, and figures others may read.
+#[derive(Debug)]
+pub struct Desk {
+    letters_in: Sender<Mail>,
+    letters_out: Receiver<Mail>,
+    rung: AtomicBool,
+    /// How to wake this worker; see [`WakeTarget`].
+    wake_fd: AtomicI32,
+    /// Sessions it has now.
+    pub sessions: AtomicU32,
+    /// Turns of its loop: a worker that has work and does not count up is stuck.
+    pub turns: AtomicU64,
+    /// Access records for the log thread.
+    pub records: ArrayQueue<Record>,
+    /// Notes for the log thread.
+    pub notes: ArrayQueue<Note>,
+    /// Counts of the worker itself.
+    pub tally: WorkerTally,
+}
+
+/// What a worker counts of itself.
+#[derive(Debug, Default)]
+pub struct WorkerTally {
+    /// Records that found the queue full.
+    pub records_dropped: Counter,
+    /// Pipes that carry bytes now (a gauge).
+    pub pipes_used: AtomicU32,
+    /// Empty pipes kept for reuse (a gauge).
+    pub pipes_idle: AtomicU32,
+    /// Connections handed to a less loaded worker.
+    pub handed_over: Counter,
+    /// Longest time from being woken to having handled everything, since the last scrape, in nanoseconds.
+    pub lag_ns_max: AtomicU64,
+    /// True once the worker has left its loop.
+    pub gone: AtomicBool,
+}
+
+impl Commons {
+    /// Shared state for `workers` workers, starting with `scene`.
+    pub fn new(workers: usize, scene: Scene, max_connections: u32) -> Self {
+        Self {
+            scene: ArcSwap::from_pointee(scene),
+            desks: (0..workers)
+                .map(|_| CachePadded::new(Desk::new()))
+                .collect(),
+            max_connections: AtomicU32::new(max_connections),
+        }
+    }
+
+    /// Sessions over all workers.
+    pub fn sessions(&self) -> u32 {
+        self.desks
+            .iter()
+            .map(|desk| desk.sessions.load(Ordering::Relaxed))
+            .sum()
+    }
+
+    /// Puts a letter into a worker's box and wakes it. Never blocks.
+    ///
+    /// # Errors
+    /// Gives the letter back when the box is full.
+    pub fn post(&self, worker: usize, mail: Mail, bell: &mut impl Bell) -> Result<(), Mail> {
+        let desk = &self.desks[worker];
+        match desk.letters_in.try_send(mail) {
+            Ok(()) => {}
+            Err(TrySendError::Full(mail) | TrySendError::Disconnected(mail)) => return Err(mail),
+        }
+        if !desk.rung.swap(true, Ordering::SeqCst) {
+            bell.ring(WakeTarget(desk.wake_fd.load(Ordering::Acquire)));
+        }
+        Ok(())
+    }
+}
+
+impl Desk {
+    fn new() -> Self {
+        let (letters_in, letters_out) = bounded(MAIL_MAX);
+        Self {
+            letters_in,
+            letters_out,
+            rung: AtomicBool::new(false),
+            wake_fd: AtomicI32::new(-1),
+            sessions: AtomicU32::new(0),
+            turns: AtomicU64::new(0),
+            records: ArrayQueue::new(RECORDS_MAX),
+            notes: ArrayQueue::new(NOTES_MAX),
+            tally: WorkerTally::default(),
+        }
+    }
+
+    /// Says how this worker is woken. Called once by the worker, before anyone may write to it.
+    pub fn open(&self, target: WakeTarget) {
+        self.wake_fd.store(target.0, Ordering::Release);
+    }
+
+    /// Lets the next letter ring again. The worker calls it before it empties the box, so that no letter is missed.
+    #[inline]
+    pub fn hush(&self) {
+        if self.rung.load(Ordering::Relaxed) {
+            self.rung.store(false, Ordering::SeqCst);
+        }
+    }
+
+    /// The next letter.
+    #[inline]
+    pub fn take(&self) -> Option<Mail> {
+        self.letters_out.try_recv().ok()
+    }
+}
+
+/// `CLOCK_MONOTONIC` now, in nanoseconds: the clock of every time in a [`Record`].
+pub fn monotonic_ns() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .expect("CLOCK_MONOTONIC exists on every Linux");
+    u64::try_from(Duration::from(now).as_nanos()).unwrap_or(u64::MAX)
+}

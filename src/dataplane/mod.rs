@@ -1,0 +1,10 @@
+//! A worker and all it does: accept, choose, connect, relay, end.
+//!
+//! Files, in the order of a session's life: [`worker`] (the loop) → [`shard`] (all decisions) → `session` and `pump` (one
+//! session, one direction) → [`ending`] → [`record`]. [`commons`] is what workers share with each other and with the
+//! control thread; nothing else is shared.
+
+pub mod commons;
+pub mod ending;
+pub mod record;
+pub mod worker;

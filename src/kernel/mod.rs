@@ -1,0 +1,210 @@
+//! The only door from a worker to the kernel.
+//!
+//! The shard decides, the kernel acts. [`Kernel`] has two kinds of calls. *Immediate* ones never block and answer at
+//! once: `recv`, `send`, `fill`, `pour`, `finish`, `close` … *Requests* answer later, as an [`Event`] from [`Kernel::wait`]:
+//! `accept`, `connect`, `watch`. Each request carries a [`Token`] that comes back with its events; the event that ends a
+//! request has `more == false`, and until it has come the kernel still holds the socket, so the slot behind the token
+//! may not be used again.
+//!
+//! Errors are bare errnos: what they mean is for the shard to say.
+
+pub mod uring;
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::RawFd;
+
+pub use nix::errno::Errno;
+use socket2::SockAddr;
+
+/// A stream socket the worker owns, or a listening one it may use. An index into the kernel's table and no more: it
+/// does not prove that the socket is open. Sessions close theirs exactly once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Sock(pub RawFd);
+
+/// A pipe that carries bytes from one splice to the next. Not `Clone`: whoever holds it owns it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Pipe {
+    /// The end splice(2) reads from.
+    pub out: RawFd,
+    /// The end splice(2) writes to.
+    pub into: RawFd,
+    /// Bytes it was sized for. Pages of small packets fill it sooner: a pipe counts slots, not bytes.
+    pub size: usize,
+}
+
+/// What a request is for, chosen by the shard and given back with each of its events. The upper bits belong to the
+/// kernel: a token must fit in [`Token::BITS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Token(pub u64);
+
+impl Token {
+    /// Bits a token may use.
+    pub const BITS: u32 = 60;
+}
+
+/// How a worker is woken from outside: a ring's descriptor, or an eventfd's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WakeTarget(pub RawFd);
+
+/// Wakes workers: each engine has one for its neighbours, the control thread has one of its own.
+pub trait Bell {
+    /// Wakes the worker. Cheap; never blocks; waking one that is awake does no harm.
+    fn ring(&mut self, target: WakeTarget);
+}
+
+/// What poll(2) says of a socket. Edges: each is told once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Readiness {
+    /// Bytes, an end of stream or an error wait to be read.
+    pub readable: bool,
+    /// There is room to write again.
+    pub writable: bool,
+    /// The peer has finished sending (FIN), or the connection is gone: read until the end shows.
+    pub ended: bool,
+    /// The socket has an error (RST, timeout).
+    pub broken: bool,
+}
+
+/// What [`Kernel::watch`] looks for. Errors and hang-ups are always told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// Something to read.
+    Readable,
+    /// Room to write.
+    Writable,
+}
+
+/// An answer to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A connection was accepted, or accept failed.
+    Accepted {
+        /// The request's.
+        token: Token,
+        /// The new socket (non-blocking, close-on-exec), or why there is none.
+        result: Result<Sock, Errno>,
+        /// False: accept again to get more.
+        more: bool,
+    },
+    /// A connect came to its end. Always the last event of its request.
+    Connected {
+        /// The request's.
+        token: Token,
+        /// Connected, or why not; `ECANCELED` after [`Kernel::cancel`].
+        result: Result<(), Errno>,
+    },
+    /// A watched socket changed, or (when `more` is false) is watched no longer.
+    Ready {
+        /// The request's.
+        token: Token,
+        /// What changed; nothing when the watch only ended.
+        readiness: Readiness,
+        /// False: watch again to hear more.
+        more: bool,
+    },
+    /// Somebody rang.
+    Mail,
+}
+
+/// How to let go of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Close {
+    /// close(2): the peer sees a FIN, or has seen it.
+    Clean,
+    /// `SO_LINGER` with zero seconds, then close(2): the peer sees an RST, unsent bytes are thrown away.
+    Reset,
+}
+
+/// Options of a connection to a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectOptions {
+    /// Local address to connect from, the port left to the kernel at connect (`IP_BIND_ADDRESS_NO_PORT`, ip(7)).
+    pub source: Option<IpAddr>,
+}
+
+/// Options set on a connection once it has lived a while: short sessions never pay for them (tcp(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepaliveOptions {
+    /// `TCP_KEEPIDLE` in seconds; 0: no keepalive.
+    pub idle_s: u32,
+    /// `TCP_KEEPINTVL` in seconds.
+    pub interval_s: u32,
+    /// `TCP_KEEPCNT`.
+    pub count: u32,
+    /// `TCP_USER_TIMEOUT` in milliseconds; 0 leaves the default.
+    pub user_timeout_ms: u32,
+}
+
+/// What a shard asks of the kernel.
+pub trait Kernel: Bell {
+    /// Submits what was requested, waits until there is an event or `timeout_ns` has passed (`Some(0)`: does not wait;
+    /// `None`: as long as it takes), and appends the events. Returning without one is normal.
+    ///
+    /// # Errors
+    /// Only what the worker cannot survive.
+    fn wait(&mut self, timeout_ns: Option<u64>, events: &mut Vec<Event>) -> Result<(), Errno>;
+
+    /// Requests connections from a listening socket until an event says `more == false`.
+    fn accept(&mut self, listener: Sock, token: Token);
+    /// Makes a socket for `target` (`TCP_NODELAY`, non-blocking) and requests its connection. `target` must stay where it
+    /// is until the next [`Kernel::wait`].
+    ///
+    /// # Errors
+    /// What socket(2), setsockopt(2) or bind(2) said; then nothing was requested and no socket is open.
+    fn connect(
+        &mut self,
+        target: &SockAddr,
+        options: ConnectOptions,
+        token: Token,
+    ) -> Result<Sock, Errno>;
+    /// Requests an event for each edge of readiness, and one at once if the socket is ready now.
+    fn watch(&mut self, sock: Sock, interest: Interest, token: Token);
+    /// Asks for the end of a request. Its last event comes as always; one already under way comes first.
+    fn cancel(&mut self, token: Token);
+
+    /// Takes one connection from a listening socket's queue at once (accept4(2)).
+    ///
+    /// # Errors
+    /// `EAGAIN` when the queue is empty, else what accept4 said.
+    fn accept_now(&mut self, listener: Sock) -> Result<Sock, Errno>;
+    /// recv(2). 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// `EAGAIN`: nothing now. Others are of the connection.
+    fn recv(&mut self, sock: Sock, into: &mut [u8]) -> Result<usize, Errno>;
+    /// send(2), `MSG_NOSIGNAL`. May take less than all; then the socket is full and a `Writable` edge will come.
+    ///
+    /// # Errors
+    /// `EAGAIN`: no room. Others are of the connection.
+    fn send(&mut self, sock: Sock, bytes: &[u8]) -> Result<usize, Errno>;
+    /// splice(2) from a socket into an *empty* pipe, at most `max` bytes. 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// `EAGAIN`: nothing to read now (the pipe is empty, so it cannot mean "pipe full"). Others are of the connection.
+    fn fill(&mut self, pipe: &Pipe, sock: Sock, max: usize) -> Result<usize, Errno>;
+    /// splice(2) from a pipe that holds exactly `held` bytes into a socket. May take less; then a `Writable` edge will come.
+    ///
+    /// # Errors
+    /// `EAGAIN`: no room. Others are of the connection.
+    fn pour(&mut self, pipe: &Pipe, sock: Sock, held: usize) -> Result<usize, Errno>;
+    /// Makes a pipe of about `size` bytes; it may get less (see [`Pipe::size`]).
+    ///
+    /// # Errors
+    /// What pipe2(2) said.
+    fn open_pipe(&mut self, size: usize) -> Result<Pipe, Errno>;
+    /// Closes both ends, with whatever is in it.
+    fn close_pipe(&mut self, pipe: Pipe);
+    /// shutdown(2) for writing: the peer sees a FIN after the last byte. An error means that the connection is gone, which
+    /// its own events tell.
+    fn finish(&mut self, sock: Sock);
+    /// Lets go of a socket. Requests on it must have been cancelled: the FIN or RST leaves when they have ended.
+    fn close(&mut self, sock: Sock, how: Close);
+    /// The socket's pending error (`SO_ERROR`), which this clears.
+    fn error(&mut self, sock: Sock) -> Option<Errno>;
+    /// The peer's address (getpeername(2)); `None` for a unix socket or one that is gone.
+    fn peer(&mut self, sock: Sock) -> Option<SocketAddr>;
+    /// The local port (getsockname(2)); 0 for a unix socket.
+    fn local_port(&mut self, sock: Sock) -> u16;
+    /// Sets keepalive and user timeout. Does nothing on a unix socket.
+    fn keep_alive(&mut self, sock: Sock, options: KeepaliveOptions);
+}

@@ -1,0 +1,36 @@
+//! ringway: a Layer-4 TCP load balancer for Linux. Start reading here.
+//!
+//! # The map
+//!
+//! | room | what lives there | may use |
+//! |---|---|---|
+//! | [`base`] | counters, slab, timer wheel, histogram: knows nothing of load balancing | – |
+//! | [`sys`] | one small file per man-page family; the first home of `unsafe` | `base` |
+//! | [`kernel`] | the only door from a worker to the kernel: `trait Kernel`, and io_uring behind it; the second home of `unsafe` | `sys`, `base` |
+//! | [`config`] | the file, the complaints about it, the immutable plan it compiles to, and the ledgers that outlive a plan | `base` |
+//! | [`balance`] | which server gets the next session: pure, no clock, socket, lock or allocation | `config`, `base` |
+//! | [`dataplane`] | a worker: the loop, the shard that decides everything, sessions, pumps, pipes, drain, mail | `balance`, `kernel`, `config`, `sys`, `base` |
+//! | [`observe`] | what an operator sees: access log, metrics, status | `dataplane`, `config`, `base` |
+//! | [`control`] | boot, signals, reload, the fleet of workers, the admin server | everything above |
+//! | [`cli`] | one file a verb | everything above |
+//!
+//! `tests/tidy.rs` holds the same table and fails the build of anyone who draws an arrow the other way.
+//!
+//! # The decisions
+//!
+//! * A worker is one pinned thread with one ring. The ring tells it *when* (accept, connect, readiness, mail); the worker
+//!   itself moves the bytes with `recv`, `send` and `splice`, which beats asking the ring to.
+//! * The *shard* decides, the *kernel* acts. Time comes in as an argument; nothing else on a worker reads a clock.
+//! * What is configured is an immutable [`config::plan::Plan`], swapped as a whole. What must outlive a plan (counts,
+//!   rotation, statistics) is a ledger keyed by identity, which the next plan points to again.
+//! * Every session ends with one [`dataplane::ending::Ending`] out of a closed list.
+
+pub mod balance;
+pub mod base;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod dataplane;
+pub mod kernel;
+pub mod observe;
+pub mod sys;

@@ -1,0 +1,5 @@
+//! argv → verb → exit code.
+
+fn main() -> std::process::ExitCode {
+    ringway::cli::main()
+}

@@ -1,0 +1,7 @@
+//! One small file per man-page family. With `kernel::uring`, the only home of `unsafe`.
+
+pub mod affinity;
+pub mod bytes;
+pub mod limits;
+pub mod listen;
+pub mod privilege;
