@@ -7,15 +7,20 @@
 
 mod compile;
 pub mod complaints;
+pub mod diff;
 pub mod draft;
+pub mod file;
 mod keys;
 pub mod ledger;
 pub mod limits;
 pub mod plan;
+mod pools;
+mod print;
 mod read;
 mod rotation;
 mod rules;
 mod sections;
+mod syntax;
 mod value;
 
 pub use complaints::Complaints;
