@@ -24,12 +24,7 @@ pub mod exit {
 
 /// A Layer-4 TCP load balancer for Linux.
 #[derive(Parser)]
-#[command(
-    name = "ringway",
-    version,
-    max_term_width = 100,
-    arg_required_else_help = true
-)]
+#[command(name = "ringway", version, max_term_width = 100, arg_required_else_help = true)]
 struct Arguments {
     #[command(subcommand)]
     verb: Verb,

@@ -9,9 +9,7 @@ pub fn allowed() -> Vec<usize> {
     let Ok(set) = sched_getaffinity(Pid::from_raw(0)) else {
         return vec![0];
     };
-    let cores: Vec<usize> = (0..CpuSet::count())
-        .filter(|&core| set.is_set(core).unwrap_or(false))
-        .collect();
+    let cores: Vec<usize> = (0..CpuSet::count()).filter(|&core| set.is_set(core).unwrap_or(false)).collect();
     if cores.is_empty() { vec![0] } else { cores }
 }
 
