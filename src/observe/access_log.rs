@@ -14,24 +14,12 @@ const COUNT_BITS: u32 = 48;
 /// Appends the line of `record`. `offset_ns` is the wall clock less the monotonic one, at about the time of the record.
 ///
 /// In JSON a field without a value is `null`, in logfmt `-`; both formats have every field in every line.
-pub fn write(
-    out: &mut Vec<u8>,
-    format: LogFormat,
-    stamp: &mut Stamp,
-    offset_ns: u64,
-    record: &Record,
-) {
+pub fn write(out: &mut Vec<u8>, format: LogFormat, stamp: &mut Stamp, offset_ns: u64, record: &Record) {
     let pool = &record.listener.pool;
-    let server = record
-        .server
-        .and_then(|index| pool.servers.get(index as usize));
+    let server = record.server.and_then(|index| pool.servers.get(index as usize));
     let mut line = Line::begin(out, format);
     line.word("ts", stamp.text(record.made_ns.wrapping_add(offset_ns)));
-    line.pair(
-        "session",
-        record.session >> COUNT_BITS,
-        record.session & ((1 << COUNT_BITS) - 1),
-    );
+    line.pair("session", record.session >> COUNT_BITS, record.session & ((1 << COUNT_BITS) - 1));
     line.text("listener", &record.listener.name);
     match record.client {
         Some(client) => line.address("client", client),
@@ -61,9 +49,7 @@ pub fn write(
     line.number("bytes_in", record.bytes_in);
     line.number("bytes_out", record.bytes_out);
     line.number("attempts", record.attempts.into());
-    let (reason, code) = record
-        .ending
-        .map_or((RUNNING, "--"), |ending| (ending.reason(), ending.code()));
+    let (reason, code) = record.ending.map_or((RUNNING, "--"), |ending| (ending.reason(), ending.code()));
     line.word("reason", reason.as_bytes());
     line.word("code", code.as_bytes());
     line.number("errno", record.errno.unsigned_abs().into());

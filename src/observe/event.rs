@@ -78,13 +78,7 @@ impl From<bool> for Value {
 impl Event {
     /// An event that happened now. `name` is one lower-case word that scripts look for; `message` is for people.
     pub fn new(level: Level, name: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            level,
-            name,
-            message: message.into(),
-            unix_ns: unix_ns(SystemTime::now()),
-            fields: Vec::new(),
-        }
+        Self { level, name, message: message.into(), unix_ns: unix_ns(SystemTime::now()), fields: Vec::new() }
     }
 
     /// As it should be.
@@ -117,11 +111,7 @@ impl Event {
     /// What a worker noted.
     pub fn of_note(worker: usize, note: &Note) -> Self {
         let event = match note {
-            Note::AcceptPaused {
-                listener,
-                errno,
-                pause_ms,
-            } => Event::warn(
+            Note::AcceptPaused { listener, errno, pause_ms } => Event::warn(
                 "accept_paused",
                 format!(
                     "accept failed ({}); trying again in {pause_ms} ms, connections wait meanwhile",
@@ -131,11 +121,10 @@ impl Event {
             .with("listener", &*listener.name)
             .with("errno", u64::from(errno.unsigned_abs()))
             .with("pause_ms", u64::from(*pause_ms)),
-            Note::MaxConnections { listener } => Event::warn(
-                "max_connections",
-                "connections are refused: max_connections sessions are open",
-            )
-            .with("listener", &*listener.name),
+            Note::MaxConnections { listener } => {
+                Event::warn("max_connections", "connections are refused: max_connections sessions are open")
+                    .with("listener", &*listener.name)
+            }
             Note::NoPorts { listener, server } => {
                 let pool = &listener.pool;
                 let name = pool.servers.get(*server as usize).map(|s| &*s.name);
@@ -154,10 +143,7 @@ impl Event {
             ),
             Note::NoPipes { errno } => Event::warn(
                 "no_pipes",
-                format!(
-                    "no pipe for splice could be had ({}); bulk is copied instead",
-                    errno_text(*errno)
-                ),
+                format!("no pipe for splice could be had ({}); bulk is copied instead", errno_text(*errno)),
             )
             .with("errno", u64::from(errno.unsigned_abs())),
         };
@@ -188,10 +174,7 @@ fn errno_text(errno: i32) -> &'static str {
 
 /// Nanoseconds since 1970; 0 for a clock that is set before that.
 pub fn unix_ns(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH)
-        .ok()
-        .and_then(|since| u64::try_from(since.as_nanos()).ok())
-        .unwrap_or(0)
+    time.duration_since(SystemTime::UNIX_EPOCH).ok().and_then(|since| u64::try_from(since.as_nanos()).ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -232,18 +215,9 @@ mod tests {
     fn every_note_names_its_subject() {
         let listener = Arc::clone(&plan().listeners[0]);
         let notes = [
-            Note::AcceptPaused {
-                listener: Arc::clone(&listener),
-                errno: 24,
-                pause_ms: 10,
-            },
-            Note::MaxConnections {
-                listener: Arc::clone(&listener),
-            },
-            Note::NoPorts {
-                listener,
-                server: 0,
-            },
+            Note::AcceptPaused { listener: Arc::clone(&listener), errno: 24, pause_ms: 10 },
+            Note::MaxConnections { listener: Arc::clone(&listener) },
+            Note::NoPorts { listener, server: 0 },
             Note::NoPipes { errno: 0 },
             Note::NoPipes { errno: 24 },
         ];

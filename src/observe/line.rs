@@ -22,11 +22,7 @@ impl<'a> Line<'a> {
         if format == LogFormat::Json {
             out.push(b'{');
         }
-        Self {
-            out,
-            format,
-            first: true,
-        }
+        Self { out, format, first: true }
     }
 
     /// Ends it. A line that is dropped instead has no end.
@@ -42,8 +38,7 @@ impl<'a> Line<'a> {
         let first = std::mem::replace(&mut self.first, false);
         match self.format {
             LogFormat::Json => {
-                self.out
-                    .extend_from_slice(if first { b"\"" } else { b",\"" });
+                self.out.extend_from_slice(if first { b"\"" } else { b",\"" });
                 self.out.extend_from_slice(key.as_bytes());
                 self.out.extend_from_slice(b"\":");
             }
@@ -207,10 +202,7 @@ pub struct Stamp {
 
 impl Default for Stamp {
     fn default() -> Self {
-        Self {
-            second: 0,
-            text: *b"1970-01-01T00:00:00.000000Z",
-        }
+        Self { second: 0, text: *b"1970-01-01T00:00:00.000000Z" }
     }
 }
 
@@ -251,16 +243,11 @@ fn digits(at: &mut [u8], mut value: u64) {
 fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 {
-        shifted + 3
-    } else {
-        shifted - 9
-    };
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
     (year, month, day)
 }
@@ -285,22 +272,13 @@ mod tests {
         let nasty = "a\"b\\c\nd\re\tf\u{1b}[31m\u{9b}g\u{2028}h\u{202e}é \u{0}";
         assert_eq!(
             line(LogFormat::Json, nasty),
-            concat!(
-                r#"{"a":"a\"b\\c\nd\re\tf\u001b[31m\u009bg\u2028h\u202eé \u0000","n":7}"#,
-                "\n"
-            )
+            concat!(r#"{"a":"a\"b\\c\nd\re\tf\u001b[31m\u009bg\u2028h\u202eé \u0000","n":7}"#, "\n")
         );
-        assert_eq!(
-            line(LogFormat::Logfmt, "two words\n"),
-            "a=\"two words\\n\" n=7\n"
-        );
+        assert_eq!(line(LogFormat::Logfmt, "two words\n"), "a=\"two words\\n\" n=7\n");
         assert_eq!(line(LogFormat::Logfmt, ""), "a=\"\" n=7\n");
         assert_eq!(line(LogFormat::Logfmt, "-"), "a=\"-\" n=7\n");
         assert_eq!(line(LogFormat::Logfmt, "x=y"), "a=\"x=y\" n=7\n");
-        assert_eq!(
-            line(LogFormat::Logfmt, "10.0.0.1:80"),
-            "a=10.0.0.1:80 n=7\n"
-        );
+        assert_eq!(line(LogFormat::Logfmt, "10.0.0.1:80"), "a=10.0.0.1:80 n=7\n");
     }
 
     proptest! {

@@ -34,11 +34,7 @@ pub enum Dialect {
 impl Dialect {
     /// The one a scraper asks for with its `Accept` header.
     pub fn of_accept(accept: &str) -> Self {
-        if accept.contains("application/openmetrics-text") {
-            Dialect::OpenMetrics
-        } else {
-            Dialect::Prometheus
-        }
+        if accept.contains("application/openmetrics-text") { Dialect::OpenMetrics } else { Dialect::Prometheus }
     }
 
     /// The `Content-Type` of the answer.
@@ -51,9 +47,7 @@ impl Dialect {
 }
 
 /// What `state` of `ringway_server_state` can be. One of them is 1.
-pub const STATES: [&str; 7] = [
-    "up", "down", "drain", "maint", "starting", "ejected", "unknown",
-];
+pub const STATES: [&str; 7] = ["up", "down", "drain", "maint", "starting", "ejected", "unknown"];
 
 /// The state of a server, out of [`STATES`]. Without health checks a server that takes sessions counts as up.
 pub fn state(server: &Server) -> &'static str {
@@ -132,13 +126,9 @@ impl Page<'_> {
         help: &str,
         samples: impl Iterator<Item = (L, u64)>,
     ) -> Result<(), Error> {
-        let mut family = self
-            .encoder
-            .encode_descriptor(name, help, None, MetricType::Counter)?;
+        let mut family = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         for (labels, value) in samples {
-            family
-                .encode_family(&labels)?
-                .encode_counter::<NoLabelSet, _, f64>(&value, None)?;
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&value, None)?;
         }
         Ok(())
     }
@@ -149,9 +139,7 @@ impl Page<'_> {
         help: &str,
         samples: impl Iterator<Item = (L, f64)>,
     ) -> Result<(), Error> {
-        let mut family = self
-            .encoder
-            .encode_descriptor(name, help, None, MetricType::Gauge)?;
+        let mut family = self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (labels, value) in samples {
             family.encode_family(&labels)?.encode_gauge(&value)?;
         }
@@ -160,16 +148,12 @@ impl Page<'_> {
 
     /// A gauge without labels.
     fn gauge(&mut self, name: &str, help: &str, value: f64) -> Result<(), Error> {
-        self.encoder
-            .encode_descriptor(name, help, None, MetricType::Gauge)?
-            .encode_gauge(&value)
+        self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
     }
 
     /// A gauge that is always 1 and says things in its labels; its name without `_info`.
     fn info(&mut self, name: &str, help: &str, labels: &[(&str, &str)]) -> Result<(), Error> {
-        self.encoder
-            .encode_descriptor(name, help, None, MetricType::Info)?
-            .encode_info(&labels)
+        self.encoder.encode_descriptor(name, help, None, MetricType::Info)?.encode_info(&labels)
     }
 
     /// A histogram per pool, in seconds.
@@ -180,24 +164,17 @@ impl Page<'_> {
         pools: &'p [Arc<Pool>],
         figure: impl Fn(&'p PoolTally) -> &'p Histogram,
     ) -> Result<(), Error> {
-        let mut family = self
-            .encoder
-            .encode_descriptor(name, help, None, MetricType::Histogram)?;
+        let mut family = self.encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
         for pool in pools {
             let (counts, sum_us) = merged(&pool.ledger, &figure);
-            let bounds = BOUNDS_US
-                .iter()
-                .map(|&us| us as f64 / 1e6)
-                .chain([f64::INFINITY]);
+            let bounds = BOUNDS_US.iter().map(|&us| us as f64 / 1e6).chain([f64::INFINITY]);
             let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
-            family
-                .encode_family(&[("pool", &*pool.name)])?
-                .encode_histogram::<NoLabelSet>(
-                    sum_us as f64 / 1e6,
-                    counts.iter().sum(),
-                    &buckets,
-                    None,
-                )?;
+            family.encode_family(&[("pool", &*pool.name)])?.encode_histogram::<NoLabelSet>(
+                sum_us as f64 / 1e6,
+                counts.iter().sum(),
+                &buckets,
+                None,
+            )?;
         }
         Ok(())
     }
@@ -220,18 +197,11 @@ pub(super) fn merged<'p>(
 }
 
 fn daemon(page: &mut Page, panel: &Panel, plan: &Plan) -> Result<(), Error> {
-    page.info(
-        "ringway_build",
-        "The version that runs.",
-        &[("version", env!("CARGO_PKG_VERSION"))],
-    )?;
+    page.info("ringway_build", "The version that runs.", &[("version", env!("CARGO_PKG_VERSION"))])?;
     page.info(
         "ringway_engine",
         "What drives the workers, and why that.",
-        &[
-            ("engine", panel.engine.name),
-            ("reason", panel.engine.reason),
-        ],
+        &[("engine", panel.engine.name), ("reason", panel.engine.reason)],
     )?;
     page.gauge(
         "ringway_config_generation",
@@ -253,12 +223,7 @@ fn daemon(page: &mut Page, panel: &Panel, plan: &Plan) -> Result<(), Error> {
         "Most sessions at once.",
         f64::from(panel.commons.max_connections.load(Ordering::Relaxed)),
     )?;
-    let dropped: u64 = panel
-        .commons
-        .desks
-        .iter()
-        .map(|desk| desk.tally.records_dropped.read())
-        .sum();
+    let dropped: u64 = panel.commons.desks.iter().map(|desk| desk.tally.records_dropped.read()).sum();
     page.encoder
         .encode_descriptor(
             "ringway_log_dropped",
@@ -274,9 +239,7 @@ fn for_listeners(page: &mut Page, listeners: &[Arc<Listener>]) -> Result<(), Err
     page.counters(
         "ringway_listener_accepted",
         "Connections taken from the accept queue, refused ones too.",
-        listeners
-            .iter()
-            .map(|l| ([name(l)], l.ledger.tally.sum(|tally| tally.accepted.read()))),
+        listeners.iter().map(|l| ([name(l)], l.ledger.tally.sum(|tally| tally.accepted.read()))),
     )?;
     page.counters(
         "ringway_listener_rejected",
@@ -291,9 +254,7 @@ fn for_listeners(page: &mut Page, listeners: &[Arc<Listener>]) -> Result<(), Err
     page.gauges(
         "ringway_sessions",
         "Sessions open now.",
-        listeners
-            .iter()
-            .map(|l| ([name(l)], sessions_open(l) as f64)),
+        listeners.iter().map(|l| ([name(l)], sessions_open(l) as f64)),
     )?;
     page.counters(
         "ringway_sessions_ended",
@@ -310,11 +271,8 @@ fn for_listeners(page: &mut Page, listeners: &[Arc<Listener>]) -> Result<(), Err
         "Bytes relayed, also by sessions that still run; in is client to server.",
         listeners.iter().flat_map(|l| {
             let tally = &l.ledger.tally;
-            [
-                ("in", tally.sum(|t| t.bytes_in.read())),
-                ("out", tally.sum(|t| t.bytes_out.read())),
-            ]
-            .map(|(direction, bytes)| ([name(l), ("direction", direction.to_owned())], bytes))
+            [("in", tally.sum(|t| t.bytes_in.read())), ("out", tally.sum(|t| t.bytes_out.read()))]
+                .map(|(direction, bytes)| ([name(l), ("direction", direction.to_owned())], bytes))
         }),
     )
 }
@@ -328,9 +286,7 @@ pub(super) fn sessions_open(listener: &Listener) -> u64 {
 }
 
 fn servers(pools: &[Arc<Pool>]) -> impl Iterator<Item = (&Pool, &Server)> {
-    pools
-        .iter()
-        .flat_map(|pool| pool.servers.iter().map(move |server| (&**pool, server)))
+    pools.iter().flat_map(|pool| pool.servers.iter().map(move |server| (&**pool, server)))
 }
 
 fn for_servers(page: &mut Page, pools: &[Arc<Pool>]) -> Result<(), Error> {
@@ -350,10 +306,7 @@ fn for_servers(page: &mut Page, pools: &[Arc<Pool>]) -> Result<(), Error> {
         "Sessions connected or connecting to a server now.",
         servers(pools).map(|(pool, server)| {
             let active = server.ledger.active.load(Ordering::Relaxed);
-            (
-                [("pool", &*pool.name), ("server", &*server.name)],
-                f64::from(active),
-            )
+            ([("pool", &*pool.name), ("server", &*server.name)], f64::from(active))
         }),
     )?;
     page.counters(
@@ -361,11 +314,8 @@ fn for_servers(page: &mut Page, pools: &[Arc<Pool>]) -> Result<(), Error> {
         "Bytes relayed, also by sessions that still run; in is client to server.",
         servers(pools).flat_map(|(pool, server)| {
             let tally = &server.ledger.tally;
-            [
-                ("in", tally.sum(|t| t.bytes_in.read())),
-                ("out", tally.sum(|t| t.bytes_out.read())),
-            ]
-            .map(|(direction, bytes)| (with(pool, server, "direction", direction), bytes))
+            [("in", tally.sum(|t| t.bytes_in.read())), ("out", tally.sum(|t| t.bytes_out.read()))]
+                .map(|(direction, bytes)| (with(pool, server, "direction", direction), bytes))
         }),
     )?;
     page.gauges(
@@ -381,17 +331,8 @@ fn for_servers(page: &mut Page, pools: &[Arc<Pool>]) -> Result<(), Error> {
     )
 }
 
-fn with<'a>(
-    pool: &'a Pool,
-    server: &'a Server,
-    key: &'a str,
-    value: &'a str,
-) -> [(&'a str, &'a str); 3] {
-    [
-        ("pool", &*pool.name),
-        ("server", &*server.name),
-        (key, value),
-    ]
+fn with<'a>(pool: &'a Pool, server: &'a Server, key: &'a str, value: &'a str) -> [(&'a str, &'a str); 3] {
+    [("pool", &*pool.name), ("server", &*server.name), (key, value)]
 }
 
 fn for_pools(page: &mut Page, pools: &[Arc<Pool>]) -> Result<(), Error> {
@@ -415,23 +356,11 @@ fn for_pools(page: &mut Page, pools: &[Arc<Pool>]) -> Result<(), Error> {
         pools,
         |tally| &tally.first_byte,
     )?;
-    page.histograms(
-        "ringway_session_seconds",
-        "Length of sessions, in seconds.",
-        pools,
-        |tally| &tally.session,
-    )
+    page.histograms("ringway_session_seconds", "Length of sessions, in seconds.", pools, |tally| &tally.session)
 }
 
 fn for_workers(page: &mut Page, panel: &Panel) -> Result<(), Error> {
-    let desks = || {
-        panel
-            .commons
-            .desks
-            .iter()
-            .enumerate()
-            .map(|(index, desk)| ([("worker", index.to_string())], desk))
-    };
+    let desks = || panel.commons.desks.iter().enumerate().map(|(index, desk)| ([("worker", index.to_string())], desk));
     page.gauges(
         "ringway_worker_sessions",
         "Sessions a worker has now.",
@@ -451,9 +380,7 @@ fn for_workers(page: &mut Page, panel: &Panel) -> Result<(), Error> {
         desks().map(|(labels, desk)| (labels, desk.tally.handed_over.read())),
     )?;
     let pipes = |read: fn(&crate::dataplane::commons::WorkerTally) -> u32| {
-        desks()
-            .map(|(_, desk)| f64::from(read(&desk.tally)))
-            .sum::<f64>()
+        desks().map(|(_, desk)| f64::from(read(&desk.tally))).sum::<f64>()
     };
     page.gauges(
         "ringway_pipes",
@@ -472,12 +399,9 @@ fn process(page: &mut Page, panel: &Panel) -> Result<(), Error> {
     page.gauges(
         "ringway_fds",
         "Descriptors in use, and how many there may be.",
-        [
-            ("used", usage.descriptors),
-            ("limit", panel.descriptors_max),
-        ]
-        .into_iter()
-        .map(|(kind, count)| ([("kind", kind)], count as f64)),
+        [("used", usage.descriptors), ("limit", panel.descriptors_max)]
+            .into_iter()
+            .map(|(kind, count)| ([("kind", kind)], count as f64)),
     )?;
     page.encoder
         .encode_descriptor(
@@ -487,41 +411,16 @@ fn process(page: &mut Page, panel: &Panel) -> Result<(), Error> {
             MetricType::Counter,
         )?
         .encode_counter::<NoLabelSet, _, f64>(&usage.cpu_s, None)?;
-    let started = panel
-        .started
-        .duration_since(std::time::SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
+    let started = panel.started.duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
     let gauges = [
-        (
-            "process_resident_memory_bytes",
-            "Resident memory, in bytes.",
-            usage.resident_bytes as f64,
-        ),
-        (
-            "process_virtual_memory_bytes",
-            "Address space, in bytes.",
-            usage.virtual_bytes as f64,
-        ),
-        (
-            "process_start_time_seconds",
-            "When the process started, in seconds since 1970.",
-            started.as_secs_f64(),
-        ),
-        (
-            "process_open_fds",
-            "Open descriptors.",
-            usage.descriptors as f64,
-        ),
-        (
-            "process_max_fds",
-            "Most descriptors there may be.",
-            panel.descriptors_max as f64,
-        ),
+        ("process_resident_memory_bytes", "Resident memory, in bytes.", usage.resident_bytes as f64),
+        ("process_virtual_memory_bytes", "Address space, in bytes.", usage.virtual_bytes as f64),
+        ("process_start_time_seconds", "When the process started, in seconds since 1970.", started.as_secs_f64()),
+        ("process_open_fds", "Open descriptors.", usage.descriptors as f64),
+        ("process_max_fds", "Most descriptors there may be.", panel.descriptors_max as f64),
         ("process_threads", "Threads.", usage.threads as f64),
     ];
-    gauges
-        .into_iter()
-        .try_for_each(|(name, help, value)| page.gauge(name, help, value))
+    gauges.into_iter().try_for_each(|(name, help, value)| page.gauge(name, help, value))
 }
 
 #[cfg(test)]
@@ -578,10 +477,7 @@ mod tests {
         pool.ledger.tally.of(0).connect.record(200);
         pool.ledger.tally.of(1).connect.record(60_000_000);
         pool.servers[1].ledger.set_standing(Standing::Drain);
-        panel.commons.desks[1]
-            .tally
-            .lag_ns_max
-            .store(2_500_000, Ordering::Relaxed);
+        panel.commons.desks[1].tally.lag_ns_max.store(2_500_000, Ordering::Relaxed);
 
         let (kinds, samples) = read(&render(&panel, Dialect::Prometheus));
         for name in [
@@ -618,47 +514,20 @@ mod tests {
         for (series, expected) in [
             (r#"ringway_listener_accepted_total{listener="web"}"#, 5.0),
             (r#"ringway_sessions{listener="web"}"#, 1.0),
-            (
-                r#"ringway_sessions_ended_total{listener="web",reason="idle_timeout"}"#,
-                3.0,
-            ),
-            (
-                r#"ringway_bytes_total{listener="web",direction="out"}"#,
-                1_099_511_627_776.0,
-            ),
-            (
-                r#"ringway_server_state{pool="web",server="web2",state="drain"}"#,
-                1.0,
-            ),
-            (
-                r#"ringway_server_state{pool="web",server="web2",state="up"}"#,
-                0.0,
-            ),
-            (
-                r#"ringway_connect_seconds_bucket{le="0.0001",pool="web"}"#,
-                0.0,
-            ),
-            (
-                r#"ringway_connect_seconds_bucket{le="0.00025",pool="web"}"#,
-                1.0,
-            ),
-            (
-                r#"ringway_connect_seconds_bucket{le="30.0",pool="web"}"#,
-                1.0,
-            ),
-            (
-                r#"ringway_connect_seconds_bucket{le="+Inf",pool="web"}"#,
-                2.0,
-            ),
+            (r#"ringway_sessions_ended_total{listener="web",reason="idle_timeout"}"#, 3.0),
+            (r#"ringway_bytes_total{listener="web",direction="out"}"#, 1_099_511_627_776.0),
+            (r#"ringway_server_state{pool="web",server="web2",state="drain"}"#, 1.0),
+            (r#"ringway_server_state{pool="web",server="web2",state="up"}"#, 0.0),
+            (r#"ringway_connect_seconds_bucket{le="0.0001",pool="web"}"#, 0.0),
+            (r#"ringway_connect_seconds_bucket{le="0.00025",pool="web"}"#, 1.0),
+            (r#"ringway_connect_seconds_bucket{le="30.0",pool="web"}"#, 1.0),
+            (r#"ringway_connect_seconds_bucket{le="+Inf",pool="web"}"#, 2.0),
             (r#"ringway_connect_seconds_sum{pool="web"}"#, 60.0002),
             (r#"ringway_connect_seconds_count{pool="web"}"#, 2.0),
             (r#"ringway_worker_loop_lag_seconds{worker="1"}"#, 0.0025),
             ("ringway_config_generation", 1.0),
             ("ringway_log_dropped_total", 0.0),
-            (
-                r#"ringway_engine_info{engine="io_uring",reason="preferred"}"#,
-                1.0,
-            ),
+            (r#"ringway_engine_info{engine="io_uring",reason="preferred"}"#, 1.0),
         ] {
             assert_eq!(samples.get(series), Some(&expected), "{series}");
         }

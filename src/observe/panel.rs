@@ -48,12 +48,7 @@ pub struct ReloadTally {
 
 impl Panel {
     /// A panel for a daemon that starts now.
-    pub fn new(
-        commons: Arc<Commons>,
-        engine: EngineChoice,
-        descriptors_max: u64,
-        log: Arc<LogTally>,
-    ) -> Self {
+    pub fn new(commons: Arc<Commons>, engine: EngineChoice, descriptors_max: u64, log: Arc<LogTally>) -> Self {
         let started = SystemTime::now();
         Self {
             commons,
@@ -91,8 +86,7 @@ impl ReloadTally {
     /// A new plan is in force.
     pub fn applied(&self) {
         self.applied.fetch_add(1, Ordering::Relaxed);
-        self.applied_unix_ns
-            .store(unix_ns(SystemTime::now()), Ordering::Relaxed);
+        self.applied_unix_ns.store(unix_ns(SystemTime::now()), Ordering::Relaxed);
         self.successful.store(true, Ordering::Relaxed);
     }
 
@@ -147,10 +141,7 @@ pub(crate) mod tests {
         let pool = Arc::new(Pool {
             name: "web".into(),
             policy: Policy::RoundRobin,
-            servers: vec![
-                server(&mut registry, "web1", "10.0.0.21:80"),
-                server(&mut registry, "web2", "10.0.0.22:80"),
-            ],
+            servers: vec![server(&mut registry, "web1", "10.0.0.21:80"), server(&mut registry, "web2", "10.0.0.22:80")],
             rotation: vec![0, 1],
             terms: Terms {
                 connect_ms: 3_000,
@@ -180,15 +171,8 @@ pub(crate) mod tests {
                 group: None,
                 drain_ms: 30_000,
             },
-            log: Log {
-                target: LogTarget::Stdout,
-                format: LogFormat::Json,
-                access: true,
-            },
-            admin: Admin {
-                socket: None,
-                http: None,
-            },
+            log: Log { target: LogTarget::Stdout, format: LogFormat::Json, access: true },
+            admin: Admin { socket: None, http: None },
             listeners: vec![Arc::new(listener)],
             pools: vec![pool],
         }
@@ -196,14 +180,8 @@ pub(crate) mod tests {
 
     /// A panel on [`plan`] without doors.
     pub(crate) fn panel() -> Arc<Panel> {
-        let scene = Scene {
-            plan: Arc::new(plan()),
-            doors: Vec::new(),
-        };
-        let engine = EngineChoice {
-            name: "io_uring",
-            reason: "preferred",
-        };
+        let scene = Scene { plan: Arc::new(plan()), doors: Vec::new() };
+        let engine = EngineChoice { name: "io_uring", reason: "preferred" };
         let commons = Arc::new(Commons::new(2, scene, 1_000));
         Arc::new(Panel::new(commons, engine, 20_000, Arc::default()))
     }

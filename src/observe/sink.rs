@@ -46,28 +46,19 @@ impl Sink {
     /// What open(2) said, with the name of the target.
     pub fn open(target: &LogTarget) -> Result<Self, SinkError> {
         let (name, opened) = match target {
-            LogTarget::Stdout => (
-                "on standard output".to_owned(),
-                io::stdout().as_fd().try_clone_to_owned().map(File::from),
-            ),
+            LogTarget::Stdout => {
+                ("on standard output".to_owned(), io::stdout().as_fd().try_clone_to_owned().map(File::from))
+            }
             LogTarget::File(path) => (format!("{}", path.display()), open_file(path)),
         };
         let file = opened.map_err(|cause| SinkError { name, cause })?;
         let regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
-        Ok(Self {
-            target: Some(target.clone()),
-            file: Some(file),
-            regular,
-        })
+        Ok(Self { target: Some(target.clone()), file: Some(file), regular })
     }
 
     /// A log that keeps nothing.
     pub fn nowhere() -> Self {
-        Self {
-            target: None,
-            file: None,
-            regular: true,
-        }
+        Self { target: None, file: None, regular: true }
     }
 
     /// Opens the target again, as logrotate asks for. On an error the old file goes on.
@@ -88,9 +79,7 @@ impl Sink {
     /// What fchown(2) said.
     pub fn pass_on(&self, (user, group): (Option<u32>, Option<u32>)) -> io::Result<()> {
         match (&self.target, &self.file) {
-            (Some(LogTarget::File(_)), Some(file))
-                if self.regular && file.metadata()?.uid() == 0 =>
-            {
+            (Some(LogTarget::File(_)), Some(file)) if self.regular && file.metadata()?.uid() == 0 => {
                 std::os::unix::fs::fchown(file, user, group)
             }
             _ => Ok(()),
@@ -116,23 +105,14 @@ impl Sink {
             return Ok(0);
         };
         match file.write(piece) {
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                ) =>
-            {
-                Ok(0)
-            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(0),
             answer => answer,
         }
     }
 }
 
 fn open_file(path: &Path) -> io::Result<File> {
-    let is_fifo = path
-        .metadata()
-        .is_ok_and(|metadata| metadata.file_type().is_fifo());
+    let is_fifo = path.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo());
     let mut options = OpenOptions::new();
     options.append(true).mode(MODE);
     if is_fifo {
@@ -202,11 +182,7 @@ mod tests {
             n == 0
         });
         assert!(full, "it never filled up");
-        let mut reader = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(&path)
-            .expect("opened");
+        let mut reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).expect("opened");
         let mut got = vec![0; written];
         reader.read_exact(&mut got).expect("all of it is there");
         assert!(sink.write(&line).expect("no error") > 0, "room again");

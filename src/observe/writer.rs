@@ -89,10 +89,7 @@ enum Letter {
 /// A log that nobody writes out yet: what is said waits in its queue.
 pub fn open() -> (Log, Inbox) {
     let (sender, receiver) = bounded(LETTERS_MAX);
-    let log = Log {
-        letters: sender,
-        tally: Arc::default(),
-    };
+    let log = Log { letters: sender, tally: Arc::default() };
     (log, Inbox { letters: receiver })
 }
 
@@ -129,13 +126,7 @@ impl Inbox {
     ///
     /// # Errors
     /// What the thread could not be started for.
-    pub fn start(
-        self,
-        log: &Log,
-        commons: Arc<Commons>,
-        style: Style,
-        sink: Sink,
-    ) -> io::Result<LogThread> {
+    pub fn start(self, log: &Log, commons: Arc<Commons>, style: Style, sink: Sink) -> io::Result<LogThread> {
         let writer = Writer {
             letters: self.letters,
             tally: log.tally(),
@@ -147,13 +138,8 @@ impl Inbox {
             stamp: Stamp::default(),
             complained: None,
         };
-        let thread = std::thread::Builder::new()
-            .name("ringway-log".into())
-            .spawn(move || writer.run())?;
-        Ok(LogThread {
-            letters: log.letters.clone(),
-            thread,
-        })
+        let thread = std::thread::Builder::new().name("ringway-log".into()).spawn(move || writer.run())?;
+        Ok(LogThread { letters: log.letters.clone(), thread })
     }
 }
 
@@ -290,13 +276,7 @@ impl Writer {
                     turn += 1;
                     if self.style.access {
                         let format = self.style.format;
-                        access_log::write(
-                            &mut self.buffer,
-                            format,
-                            &mut self.stamp,
-                            offset_ns,
-                            &record,
-                        );
+                        access_log::write(&mut self.buffer, format, &mut self.stamp, offset_ns, &record);
                     }
                 }
             }
@@ -337,24 +317,15 @@ impl Writer {
             self.buffer.drain(..self.written);
             self.written = 0;
         }
-        if moved == 0 {
-            Moved::Nothing
-        } else {
-            Moved::Some
-        }
+        if moved == 0 { Moved::Nothing } else { Moved::Some }
     }
 
     fn complain(&mut self, error: &io::Error) {
-        if self
-            .complained
-            .is_some_and(|at| at.elapsed() < COMPLAINT_EVERY)
-        {
+        if self.complained.is_some_and(|at| at.elapsed() < COMPLAINT_EVERY) {
             return;
         }
         self.complained = Some(Instant::now());
-        eprintln!(
-            "ringway: the log cannot be written: {error}; records are dropped while this lasts"
-        );
+        eprintln!("ringway: the log cannot be written: {error}; records are dropped while this lasts");
     }
 
     fn say_farewell(mut self) {
@@ -388,10 +359,7 @@ mod tests {
     use crate::dataplane::record::{Note, Record};
     use crate::observe::panel::tests::panel;
 
-    const STYLE: Style = Style {
-        format: LogFormat::Json,
-        access: true,
-    };
+    const STYLE: Style = Style { format: LogFormat::Json, access: true };
 
     fn record(commons: &Commons, session: u64) -> Record {
         Record {
@@ -430,21 +398,14 @@ mod tests {
         let commons = Arc::clone(&panel().commons);
         let (log, inbox) = open();
         log.say(Event::info("started", "before the thread ran"));
-        let thread = inbox
-            .start(&log, Arc::clone(&commons), STYLE, sink)
-            .expect("started");
+        let thread = inbox.start(&log, Arc::clone(&commons), STYLE, sink).expect("started");
         for worker in 0..2 {
             for session in 0..3_000 {
                 let desk = &commons.desks[worker];
-                desk.records
-                    .push(record(&commons, session))
-                    .expect("there is room");
+                desk.records.push(record(&commons, session)).expect("there is room");
             }
         }
-        commons.desks[1]
-            .notes
-            .push(Note::NoPipes { errno: 24 })
-            .expect("there is room");
+        commons.desks[1].notes.push(Note::NoPipes { errno: 24 }).expect("there is room");
         thread.finish();
         let text = std::fs::read_to_string(&path).expect("written");
         assert_eq!(text.lines().count(), 6_002);
@@ -453,10 +414,7 @@ mod tests {
             let read: serde_json::Value = serde_json::from_str(line).expect("JSON");
             let mut stamp = Stamp::default();
             let today = String::from_utf8_lossy(&stamp.text(unix_ns(year))[..10]).into_owned();
-            assert!(
-                read["ts"].as_str().expect("a time") >= &today[..8],
-                "{line}"
-            );
+            assert!(read["ts"].as_str().expect("a time") >= &today[..8], "{line}");
         }
         assert!(text.lines().next().expect("one").contains("\"started\""));
         assert!(text.contains("\"no_pipes\""));
@@ -470,16 +428,11 @@ mod tests {
         let sink = Sink::open(&LogTarget::File(path)).expect("opened");
         let commons = Arc::clone(&panel().commons);
         let (log, inbox) = open();
-        let thread = inbox
-            .start(&log, Arc::clone(&commons), STYLE, sink)
-            .expect("started");
+        let thread = inbox.start(&log, Arc::clone(&commons), STYLE, sink).expect("started");
         let mut refused = false;
         wait_until("the queue is full", || {
             for session in 0..1_000 {
-                refused |= commons.desks[0]
-                    .records
-                    .push(record(&commons, session))
-                    .is_err();
+                refused |= commons.desks[0].records.push(record(&commons, session)).is_err();
             }
             refused
         });
@@ -500,9 +453,7 @@ mod tests {
         let sink = Sink::open(&LogTarget::File(path.clone())).expect("opened");
         let commons = Arc::clone(&panel().commons);
         let (log, inbox) = open();
-        let thread = inbox
-            .start(&log, Arc::clone(&commons), STYLE, sink)
-            .expect("started");
+        let thread = inbox.start(&log, Arc::clone(&commons), STYLE, sink).expect("started");
         let read = |path: &std::path::Path| std::fs::read_to_string(path).unwrap_or_default();
         log.say(Event::info("old", ""));
         wait_until("the first line", || !read(&path).is_empty());
@@ -510,19 +461,10 @@ mod tests {
         log.reopen();
         wait_until("a new file", || read(&path).contains("log_reopened"));
         assert!(read(&rotated).contains("\"old\""));
-        log.restyle(
-            Style {
-                format: LogFormat::Logfmt,
-                access: false,
-            },
-            None,
-        );
+        log.restyle(Style { format: LogFormat::Logfmt, access: false }, None);
         log.say(Event::info("new", ""));
         wait_until("the new style", || read(&path).contains(" event=new "));
-        commons.desks[0]
-            .records
-            .push(record(&commons, 1))
-            .expect("there is room");
+        commons.desks[0].records.push(record(&commons, 1)).expect("there is room");
         thread.finish();
         assert!(!read(&path).contains("session="));
     }

@@ -72,12 +72,7 @@ pub fn sessions(configured: Option<u32>, limit: u64, needs: Needs) -> Result<u32
     if wanted <= possible {
         return Ok(wanted);
     }
-    Err(TooFew {
-        wanted,
-        needed: needs.descriptors(wanted),
-        limit,
-        possible,
-    })
+    Err(TooFew { wanted, needed: needs.descriptors(wanted), limit, possible })
 }
 
 /// The limit now, in descriptors: (soft, hard).
@@ -110,11 +105,7 @@ pub fn raise_open_files(wanted: u64) -> Result<u64, Errno> {
 mod tests {
     use super::*;
 
-    const NEEDS: Needs = Needs {
-        workers: 2,
-        addresses: 3,
-        pipes: 64,
-    };
+    const NEEDS: Needs = Needs { workers: 2, addresses: 3, pipes: 64 };
 
     #[test]
     fn the_default_is_what_the_limit_holds() {

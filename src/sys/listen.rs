@@ -116,42 +116,29 @@ pub fn tcp(
         sockets.push(socket);
     }
     for socket in &sockets {
-        socket
-            .listen(BACKLOG)
-            .map_err(|cause| from_bind("listen", cause))?;
+        socket.listen(BACKLOG).map_err(|cause| from_bind("listen", cause))?;
     }
     Ok(sockets.into_iter().map(OwnedFd::from).collect())
 }
 
 fn bound(address: SocketAddr, shared: bool) -> Result<Socket, ListenError> {
     let other = |call| move |cause| ListenError::Other { call, cause };
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM.nonblocking(),
-        None,
-    )
-    .map_err(other("socket"))?;
+    let socket =
+        Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None).map_err(other("socket"))?;
     if address.is_ipv6() {
         socket.set_only_v6(true).map_err(other("IPV6_V6ONLY"))?;
     }
     // Connections of a former life in TIME_WAIT do not count as "in use".
-    socket
-        .set_reuse_address(true)
-        .map_err(other("SO_REUSEADDR"))?;
+    socket.set_reuse_address(true).map_err(other("SO_REUSEADDR"))?;
     if shared {
         socket.set_reuse_port(true).map_err(other("SO_REUSEPORT"))?;
     }
-    socket
-        .bind(&SockAddr::from(address))
-        .map_err(|cause| from_bind("bind", cause))?;
+    socket.bind(&SockAddr::from(address)).map_err(|cause| from_bind("bind", cause))?;
     Ok(socket)
 }
 
 fn port_of(socket: &Socket) -> Result<u16, ListenError> {
-    let address = socket.local_addr().map_err(|cause| ListenError::Other {
-        call: "getsockname",
-        cause,
-    })?;
+    let address = socket.local_addr().map_err(|cause| ListenError::Other { call: "getsockname", cause })?;
     Ok(address.as_socket().map_or(0, |address| address.port()))
 }
 
@@ -174,9 +161,7 @@ pub fn bequeath(socket: SockRef<'_>, heritage: Heritage) -> Result<(), ListenErr
         None => socket.set_keepalive(false).map_err(other("SO_KEEPALIVE"))?,
     }
     let user_timeout = Duration::from_millis(heritage.user_timeout_ms.into());
-    socket
-        .set_tcp_user_timeout(Some(user_timeout))
-        .map_err(other("TCP_USER_TIMEOUT"))
+    socket.set_tcp_user_timeout(Some(user_timeout)).map_err(other("TCP_USER_TIMEOUT"))
 }
 
 /// Listens on a unix socket: one socket, duplicated for each of `count` workers. A socket file that nobody answers on any
@@ -187,26 +172,18 @@ pub fn bequeath(socket: SockRef<'_>, heritage: Heritage) -> Result<(), ListenErr
 pub fn unix(path: &Path, count: usize, mode: u32) -> Result<Vec<OwnedFd>, ListenError> {
     let other = |call| move |cause| ListenError::Other { call, cause };
     clear_stale(path)?;
-    let socket =
-        Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).map_err(other("socket"))?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).map_err(other("socket"))?;
     let address = SockAddr::unix(path).map_err(other("address"))?;
     // The file takes its mode from the socket (less the umask), so it is never open to more people than it shall be.
     nix::sys::stat::fchmod(&socket, nix::sys::stat::Mode::from_bits_truncate(mode))
         .map_err(|errno| other("fchmod")(errno.into()))?;
-    socket
-        .bind(&address)
-        .map_err(|cause| match from_bind("bind", cause) {
-            ListenError::Denied => ListenError::PathDenied,
-            ListenError::Other { cause, .. } if cause.kind() == io::ErrorKind::NotFound => {
-                ListenError::NoDirectory
-            }
-            error => error,
-        })?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
-        .map_err(other("chmod"))?;
-    socket
-        .listen(BACKLOG)
-        .map_err(|cause| from_bind("listen", cause))?;
+    socket.bind(&address).map_err(|cause| match from_bind("bind", cause) {
+        ListenError::Denied => ListenError::PathDenied,
+        ListenError::Other { cause, .. } if cause.kind() == io::ErrorKind::NotFound => ListenError::NoDirectory,
+        error => error,
+    })?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(other("chmod"))?;
+    socket.listen(BACKLOG).map_err(|cause| from_bind("listen", cause))?;
     let first = OwnedFd::from(socket);
     let mut sockets = Vec::with_capacity(count);
     for _ in 1..count {
@@ -230,17 +207,14 @@ fn clear_stale(path: &Path) -> Result<(), ListenError> {
     if !kind.is_socket() {
         return Err(ListenError::NotASocket);
     }
-    let probe =
-        Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).map_err(other("socket"))?;
+    let probe = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).map_err(other("socket"))?;
     let address = SockAddr::unix(path).map_err(other("address"))?;
     match probe.connect(&address) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             std::fs::remove_file(path).map_err(other("unlink"))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            Err(ListenError::PathDenied)
-        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(ListenError::PathDenied),
         // Connected, or its queue is full (EAGAIN): somebody is there.
         Ok(()) | Err(_) => Err(ListenError::Answered),
     }
@@ -268,15 +242,9 @@ pub fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
 ///
 /// # Errors
 /// What fchown(2) said.
-pub fn pass_on(
-    sockets: &[OwnedFd],
-    (user, group): (Option<u32>, Option<u32>),
-) -> Result<(), ListenError> {
+pub fn pass_on(sockets: &[OwnedFd], (user, group): (Option<u32>, Option<u32>)) -> Result<(), ListenError> {
     sockets.iter().try_for_each(|socket| {
-        std::os::unix::fs::fchown(socket, user, group).map_err(|cause| ListenError::Other {
-            call: "fchown",
-            cause,
-        })
+        std::os::unix::fs::fchown(socket, user, group).map_err(|cause| ListenError::Other { call: "fchown", cause })
     })
 }
 
@@ -295,10 +263,7 @@ mod tests {
     #[test]
     fn an_address_is_shared_among_workers_and_refused_to_a_second_daemon() {
         let address = free_port();
-        let heritage = Heritage {
-            keepalive: Some((30, 10, 3)),
-            user_timeout_ms: 55_000,
-        };
+        let heritage = Heritage { keepalive: Some((30, 10, 3)), user_timeout_ms: 55_000 };
         let ours = tcp(address, 3, heritage, Neighbours::Refuse).expect("free");
         assert_eq!(ours.len(), 3);
         TcpStream::connect(address).expect("somebody listens");
@@ -306,10 +271,7 @@ mod tests {
         assert!(second.may_pass(), "{second}");
         let socket = SockRef::from(&ours[2]);
         assert!(socket.tcp_nodelay().expect("readable"));
-        assert_eq!(
-            socket.tcp_user_timeout().expect("readable"),
-            Some(Duration::from_secs(55))
-        );
+        assert_eq!(socket.tcp_user_timeout().expect("readable"), Some(Duration::from_secs(55)));
         bequeath(socket, Heritage::default()).expect("options change while it listens");
         assert!(!SockRef::from(&ours[2]).keepalive().expect("readable"));
         drop(ours);
@@ -319,24 +281,15 @@ mod tests {
     #[test]
     fn connections_inherit_what_the_listening_socket_has() {
         let address = free_port();
-        let heritage = Heritage {
-            keepalive: Some((33, 11, 4)),
-            user_timeout_ms: 12_345,
-        };
+        let heritage = Heritage { keepalive: Some((33, 11, 4)), user_timeout_ms: 12_345 };
         let ours = tcp(address, 1, heritage, Neighbours::Refuse).expect("free");
         let _client = TcpStream::connect(address).expect("listens");
         let listener = Socket::from(ours.into_iter().next().expect("one"));
         let (accepted, _) = listener.accept().expect("queued");
         assert!(accepted.tcp_nodelay().expect("readable"));
         assert!(accepted.keepalive().expect("readable"));
-        assert_eq!(
-            accepted.tcp_keepalive_time().expect("readable"),
-            Duration::from_secs(33)
-        );
-        assert_eq!(
-            accepted.tcp_user_timeout().expect("readable"),
-            Some(Duration::from_millis(12_345))
-        );
+        assert_eq!(accepted.tcp_keepalive_time().expect("readable"), Duration::from_secs(33));
+        assert_eq!(accepted.tcp_user_timeout().expect("readable"), Some(Duration::from_millis(12_345)));
     }
 
     #[test]
@@ -346,23 +299,14 @@ mod tests {
         drop(UnixListener::bind(&path).expect("bound")); // closing does not unlink
         let sockets = unix(&path, 2, 0o600).expect("stale files give way");
         assert_eq!(sockets.len(), 2);
-        let mode = std::fs::metadata(&path)
-            .expect("there")
-            .permissions()
-            .mode();
+        let mode = std::fs::metadata(&path).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         UnixStream::connect(&path).expect("somebody listens");
         assert!(matches!(unix(&path, 1, 0o600), Err(ListenError::Answered)));
         let file = directory.path().join("file");
         std::fs::write(&file, "precious").expect("written");
-        assert!(matches!(
-            unix(&file, 1, 0o600),
-            Err(ListenError::NotASocket)
-        ));
-        assert!(matches!(
-            unix(&directory.path().join("no/such"), 1, 0o600),
-            Err(ListenError::NoDirectory)
-        ));
+        assert!(matches!(unix(&file, 1, 0o600), Err(ListenError::NotASocket)));
+        assert!(matches!(unix(&directory.path().join("no/such"), 1, 0o600), Err(ListenError::NoDirectory)));
     }
 
     #[test]

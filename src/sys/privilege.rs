@@ -22,14 +22,10 @@ pub struct Identity {
 #[derive(Debug, thiserror::Error)]
 pub enum PrivilegeError {
     /// The user is not known to this machine.
-    #[error(
-        "there is no user {0:?}: create it (useradd --system {0}), or change `user` in [global]"
-    )]
+    #[error("there is no user {0:?}: create it (useradd --system {0}), or change `user` in [global]")]
     UnknownUser(String),
     /// The group is not known to this machine.
-    #[error(
-        "there is no group {0:?}: create it (groupadd --system {0}), or change `group` in [global]"
-    )]
+    #[error("there is no group {0:?}: create it (groupadd --system {0}), or change `group` in [global]")]
     UnknownGroup(String),
     /// The user database could not be read.
     #[error("cannot look up {name:?}: {errno}")]
@@ -67,37 +63,22 @@ pub fn identity(user: Option<&str>, group: Option<&str>) -> Result<Identity, Pri
         (None, Some((name, _, Some(primary)))) => Some((name.clone(), *primary)),
         (None, _) => None,
     };
-    Ok(Identity {
-        user: account.map(|(name, uid, _)| (name, uid)),
-        group,
-    })
+    Ok(Identity { user: account.map(|(name, uid, _)| (name, uid)), group })
 }
 
 fn find_user(name: &str) -> Result<(String, Uid, Option<Gid>), PrivilegeError> {
-    let look_up = |errno| PrivilegeError::LookUp {
-        name: name.to_owned(),
-        errno,
-    };
+    let look_up = |errno| PrivilegeError::LookUp { name: name.to_owned(), errno };
     if let Some(user) = User::from_name(name).map_err(look_up)? {
         return Ok((name.to_owned(), user.uid, Some(user.gid)));
     }
-    let number: u32 = name
-        .parse()
-        .map_err(|_| PrivilegeError::UnknownUser(name.to_owned()))?;
+    let number: u32 = name.parse().map_err(|_| PrivilegeError::UnknownUser(name.to_owned()))?;
     let uid = Uid::from_raw(number);
     let primary = User::from_uid(uid).map_err(look_up)?.map(|user| user.gid);
-    Ok((
-        name.to_owned(),
-        uid,
-        primary.or(Some(Gid::from_raw(number))),
-    ))
+    Ok((name.to_owned(), uid, primary.or(Some(Gid::from_raw(number)))))
 }
 
 fn find_group(name: &str) -> Result<Gid, PrivilegeError> {
-    let found = Group::from_name(name).map_err(|errno| PrivilegeError::LookUp {
-        name: name.to_owned(),
-        errno,
-    })?;
+    let found = Group::from_name(name).map_err(|errno| PrivilegeError::LookUp { name: name.to_owned(), errno })?;
     match (found, name.parse()) {
         (Some(group), _) => Ok(group.gid),
         (None, Ok(number)) => Ok(Gid::from_raw(number)),
@@ -109,18 +90,12 @@ impl Identity {
     /// True when becoming it changes nothing.
     pub fn is_current(&self) -> bool {
         self.user.as_ref().is_none_or(|(_, uid)| *uid == geteuid())
-            && self
-                .group
-                .as_ref()
-                .is_none_or(|(_, gid)| *gid == nix::unistd::getegid())
+            && self.group.as_ref().is_none_or(|(_, gid)| *gid == nix::unistd::getegid())
     }
 
     /// The numbers for chown(2); `None` leaves one alone.
     pub fn owner(&self) -> (Option<u32>, Option<u32>) {
-        (
-            self.user.as_ref().map(|(_, uid)| uid.as_raw()),
-            self.group.as_ref().map(|(_, gid)| gid.as_raw()),
-        )
+        (self.user.as_ref().map(|(_, uid)| uid.as_raw()), self.group.as_ref().map(|(_, gid)| gid.as_raw()))
     }
 }
 
@@ -138,11 +113,7 @@ pub fn become_user(who: &Identity) -> Result<(), PrivilegeError> {
     };
     let refused = |call: &'static str| {
         let name = name.clone();
-        move |cause: Errno| PrivilegeError::Refused {
-            name,
-            call,
-            cause: cause.desc().to_owned(),
-        }
+        move |cause: Errno| PrivilegeError::Refused { name, call, cause: cause.desc().to_owned() }
     };
     if let Some((_, gid)) = &who.group {
         setgroups(&[*gid]).map_err(refused("setgroups"))?;
@@ -164,10 +135,7 @@ pub fn become_user(who: &Identity) -> Result<(), PrivilegeError> {
 /// Drops every capability but `CAP_NET_BIND_SERVICE`, and does without it where there was none (a container).
 fn keep_bind_service() -> Result<(), caps::errors::CapsError> {
     let had = caps::has_cap(None, CapSet::Permitted, Capability::CAP_NET_BIND_SERVICE)?;
-    let kept: CapsHashSet = had
-        .then_some(Capability::CAP_NET_BIND_SERVICE)
-        .into_iter()
-        .collect();
+    let kept: CapsHashSet = had.then_some(Capability::CAP_NET_BIND_SERVICE).into_iter().collect();
     caps::set(None, CapSet::Effective, &CapsHashSet::new())?;
     caps::set(None, CapSet::Permitted, &kept)?;
     caps::set(None, CapSet::Effective, &kept)?;
