@@ -81,7 +81,6 @@ mod tests {
             attempts: 2,
             ending: Some(Ending::ServerReset),
             errno: 104,
-            sessions_now: 5,
         }
     }
 

@@ -378,7 +378,6 @@ mod tests {
             attempts: 1,
             ending: Some(Ending::Done),
             errno: 0,
-            sessions_now: 0,
         }
     }
 

@@ -8,10 +8,12 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Descriptors one session holds.
 pub const PER_SESSION: u64 = 2;
-/// Descriptors every daemon needs: standard streams, log, control ring and epoll, signal pipe, the admin listeners and
-/// twice 64 admin connections, and some spare for listeners that a reload adds.
+/// Descriptors a daemon keeps for itself: standard streams, log, control ring and epoll, signal pipe, the admin listeners
+/// and twice 64 admin connections, and spare for listeners that a reload adds. Of a small limit it is an eighth.
 pub const FIXED: u64 = 256;
-/// Descriptors of one worker besides sessions, listening sockets and pipes: its ring, an eventfd, spare.
+/// What a daemon cannot do without.
+pub const FIXED_MIN: u64 = 48;
+/// Descriptors of one worker besides sessions, listening sockets and pipes: its ring, spare.
 pub const PER_WORKER: u64 = 8;
 /// As far as the soft limit is raised unasked. Modern hosts allow a thousand million, and tables grow with the limit.
 pub const UNASKED_MAX: u64 = 1 << 20;
@@ -23,25 +25,28 @@ pub struct Needs {
     pub workers: u64,
     /// Addresses listened on; each costs one descriptor a worker.
     pub addresses: u64,
-    /// Pipes over all workers; each costs two descriptors.
+    /// Most pipes over all workers; each costs two descriptors. They are set aside up to an eighth of the limit: without a
+    /// pipe bytes are copied, which is slower and not wrong.
     pub pipes: u64,
 }
 
 impl Needs {
-    /// Descriptors that are not there for sessions.
-    pub fn reserve(self) -> u64 {
-        FIXED + self.workers * (PER_WORKER + self.addresses) + self.pipes * 2
+    /// Descriptors out of `limit` that are not there for sessions.
+    pub fn reserve(self, limit: u64) -> u64 {
+        let fixed = (limit / 8).clamp(FIXED_MIN, FIXED);
+        let pipes = (self.pipes * 2).min(limit / 8);
+        fixed + self.workers * (PER_WORKER + self.addresses) + pipes
     }
 
     /// Most sessions that `limit` descriptors hold.
     pub fn sessions_max(self, limit: u64) -> u32 {
-        let sessions = limit.saturating_sub(self.reserve()) / PER_SESSION;
+        let sessions = limit.saturating_sub(self.reserve(limit)) / PER_SESSION;
         u32::try_from(sessions).unwrap_or(u32::MAX)
     }
 
-    /// Descriptors that `sessions` need.
+    /// The limit that `sessions` need.
     pub fn descriptors(self, sessions: u32) -> u64 {
-        self.reserve() + u64::from(sessions) * PER_SESSION
+        u64::from(sessions) * PER_SESSION + self.reserve(u64::MAX)
     }
 }
 
@@ -105,28 +110,32 @@ pub fn raise_open_files(wanted: u64) -> Result<u64, Errno> {
 mod tests {
     use super::*;
 
-    const NEEDS: Needs = Needs { workers: 2, addresses: 3, pipes: 64 };
+    const NEEDS: Needs = Needs { workers: 2, addresses: 3, pipes: 1_024 };
 
     #[test]
     fn the_default_is_what_the_limit_holds() {
-        // 256 fixed, 2 × (8 + 3) for workers, 2 × 64 for pipes: 406 in reserve.
-        assert_eq!(NEEDS.reserve(), 406);
-        assert_eq!(sessions(None, 20_000, NEEDS), Ok(9_797));
-        assert!(NEEDS.descriptors(9_797) <= 20_000);
-        assert!(NEEDS.descriptors(9_798) > 20_000);
+        // 256 fixed, 2 × (8 + 3) for workers, 2 × 1024 for pipes: 2326 in reserve.
+        assert_eq!(NEEDS.reserve(20_000), 2_326);
+        assert_eq!(sessions(None, 20_000, NEEDS), Ok(8_837));
+        assert!(NEEDS.descriptors(8_837) <= 20_000);
+        assert!(NEEDS.descriptors(8_838) > 20_000);
     }
 
     #[test]
     fn what_does_not_fit_is_refused_with_numbers() {
-        assert_eq!(sessions(Some(9_797), 20_000, NEEDS), Ok(9_797));
+        assert_eq!(sessions(Some(8_837), 20_000, NEEDS), Ok(8_837));
         let refused = sessions(Some(100_000), 20_000, NEEDS).expect_err("too many");
-        assert_eq!((refused.needed, refused.possible), (200_406, 9_797));
-        assert!(refused.to_string().contains("200406 descriptors"));
+        assert_eq!((refused.needed, refused.possible), (202_326, 8_837));
+        assert!(refused.to_string().contains("202326 descriptors"));
     }
 
     #[test]
-    fn a_limit_below_the_reserve_holds_nothing() {
-        let refused = sessions(None, 256, NEEDS).expect_err("no room at all");
+    fn a_small_limit_still_holds_some() {
+        // 128 fixed, 22 for workers, 128 for pipes.
+        assert_eq!(sessions(None, 1_024, NEEDS), Ok(373));
+        // 48, 22, 32.
+        assert_eq!(sessions(None, 256, NEEDS), Ok(77));
+        let refused = sessions(None, 64, NEEDS).expect_err("no room at all");
         assert_eq!((refused.wanted, refused.possible), (1, 0));
         assert_eq!(NEEDS.sessions_max(0), 0);
         assert_eq!(NEEDS.sessions_max(u64::MAX), u32::MAX);
