@@ -7,11 +7,14 @@
 
 mod compile;
 pub mod complaints;
+pub mod diff;
 pub mod draft;
+pub mod file;
 mod keys;
 pub mod ledger;
 pub mod limits;
 pub mod plan;
+mod print;
 mod read;
 mod rotation;
 mod rules;

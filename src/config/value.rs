@@ -209,11 +209,11 @@ pub(super) fn unix_path(path: &str) -> Result<PathBuf, Fault> {
 
 /// Reads an absolute path.
 pub(super) fn absolute(path: &str) -> Result<PathBuf, Fault> {
-    if path.contains('\0') {
-        return Err(Fault {
-            message: "this path contains a NUL".into(),
-            help: None,
-        });
+    if path.chars().any(char::is_control) {
+        return Err(Fault::new(
+            format!("{} has a control character", quote(path)),
+            "in double quotes a backslash begins an escape; write `\\\\` for the character",
+        ));
     }
     if !path.starts_with('/') || path.ends_with('/') {
         return Err(Fault::new(
