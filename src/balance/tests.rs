@@ -1,49 +1,21 @@
+use std::fmt::Write;
 use std::sync::Arc;
 
 use super::*;
 use crate::config::ledger::Registry;
-use crate::config::plan::{Address, Terms};
 
-/// Servers as (weight, max_connections, backup); the rotation has each server `weight` times, in order.
-fn pool(servers: &[(u16, u32, bool)]) -> Pool {
-    let mut registry = Registry::new(1);
-    let servers: Vec<Server> = (0..)
-        .zip(servers)
-        .map(|(i, &(weight, max_connections, backup))| {
-            let address: std::net::SocketAddr = format!("127.0.0.1:{}", 1000 + i).parse().unwrap();
-            Server {
-                name: format!("s{i}").into(),
-                address: Address::Inet(address),
-                sockaddr: address.into(),
-                weight,
-                max_connections,
-                backup,
-                ledger: registry.server("p", &format!("s{i}"), &address.to_string()),
-            }
-        })
-        .collect();
-    let rotation = (0u16..)
-        .zip(&servers)
-        .filter(|(_, server)| !server.backup)
-        .flat_map(|(i, server)| std::iter::repeat_n(i, usize::from(server.weight)))
-        .collect();
-    Pool {
-        name: Arc::from("p"),
-        policy: Policy::RoundRobin,
-        servers,
-        rotation,
-        terms: Terms {
-            connect_ms: 1,
-            connect_attempts: 3,
-            idle_ms: 1,
-            half_close_ms: 1,
-            lifetime_ms: 0,
-            sources: vec![],
-            keepalive: None,
-            user_timeout_ms: 0,
-        },
-        ledger: registry.pool("p"),
+/// A pool of servers given as (weight, max_connections or 0, backup).
+fn pool(servers: &[(u16, u32, bool)]) -> Arc<Pool> {
+    let mut text = String::from("[listeners.l]\nbind = '127.0.0.1:1'\npool = 'p'\n[pools.p]\nservers = [\n");
+    for (i, (weight, max, backup)) in servers.iter().enumerate() {
+        let limit = if *max > 0 { format!("max_connections = {max}, ") } else { String::new() };
+        let port = 1000 + i;
+        writeln!(text, "{{ name = 's{i}', address = '127.0.0.1:{port}', weight = {weight}, {limit}backup = {backup} }},")
+            .unwrap();
     }
+    text.push_str("]\n");
+    let draft = crate::config::parse("test", &text, &|_| None).unwrap_or_else(|complaints| panic!("{complaints}"));
+    Arc::clone(&draft.compile(&mut Registry::new(1), None).pools[0])
 }
 
 fn shares(pool: &Pool, picks: usize) -> Vec<usize> {

@@ -12,7 +12,7 @@ use super::commons::{Commons, Door, Mail, Scene};
 use super::ending::{ConnectResult, Ending};
 use super::record::Record;
 use crate::config::ledger::Registry;
-use crate::config::plan::*;
+use crate::config::plan::{Address, Listener};
 use crate::kernel::uring::RingBell;
 
 /// A worker with one listener and one pool, stopped when dropped.
@@ -24,65 +24,18 @@ struct Bench {
     listener: Arc<Listener>,
 }
 
-fn terms() -> Terms {
-    Terms {
-        connect_ms: 2_000,
-        connect_attempts: 3,
-        idle_ms: 60_000,
-        half_close_ms: 60_000,
-        lifetime_ms: 0,
-        sources: vec![],
-        keepalive: None,
-        user_timeout_ms: 0,
-    }
-}
-
-fn bench(servers: &[SocketAddr], terms: Terms) -> Bench {
-    let mut registry = Registry::new(1);
-    let servers: Vec<Server> = (0..)
-        .zip(servers)
-        .map(|(i, &address)| Server {
-            name: format!("s{i}").into(),
-            address: Address::Inet(address),
-            sockaddr: address.into(),
-            weight: 1,
-            max_connections: 0,
-            backup: false,
-            ledger: registry.server("p", &format!("s{i}"), &address.to_string()),
-        })
-        .collect();
-    let pool = Arc::new(Pool {
-        name: "p".into(),
-        policy: Policy::RoundRobin,
-        rotation: (0..servers.len() as u16).collect(),
-        servers,
-        terms,
-        ledger: registry.pool("p"),
-    });
+fn bench(servers: &[SocketAddr], terms: &str) -> Bench {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     socket.set_nonblocking(true).unwrap();
     let address = socket.local_addr().unwrap();
-    let listener = Arc::new(Listener {
-        name: "l".into(),
-        binds: vec![Address::Inet(address)],
-        pool: Arc::clone(&pool),
-        ledger: registry.listener("l"),
-    });
-    let plan = Arc::new(Plan {
-        generation: 1,
-        global: Global {
-            workers: Workers::Count(1),
-            engine: Engine::IoUring,
-            max_connections: None,
-            user: None,
-            group: None,
-            drain_ms: 1_000,
-        },
-        log: Log { target: LogTarget::Stdout, format: LogFormat::Json, access: true },
-        admin: Admin { socket: None, http: None },
-        listeners: vec![Arc::clone(&listener)],
-        pools: vec![pool],
-    });
+    let servers: String =
+        servers.iter().enumerate().map(|(i, server)| format!("{{ name = 's{i}', address = '{server}' }},")).collect();
+    let text = format!(
+        "[listeners.l]\nbind = '{address}'\npool = 'p'\n[pools.p]\nservers = [{servers}]\nconnect_timeout = '2s'\n{terms}"
+    );
+    let draft = crate::config::parse("test", &text, &|_| None).unwrap_or_else(|complaints| panic!("{complaints}"));
+    let plan = Arc::new(draft.compile(&mut Registry::new(1), None));
+    let listener = Arc::clone(&plan.listeners[0]);
     let door = Arc::new(Door { id: 1, address: Address::Inet(address), sockets: vec![OwnedFd::from(socket)] });
     let commons = Arc::new(Commons::new(1, Scene { plan, doors: vec![(door, Arc::clone(&listener))] }, 10_000));
     let worker = super::worker::start(0, None, Arc::clone(&commons)).expect("io_uring is to be had");
@@ -136,7 +89,7 @@ fn pattern(len: usize) -> Vec<u8> {
 #[test]
 fn bytes_go_both_ways_and_half_close_goes_through() {
     let (backend, address) = server();
-    let bench = bench(&[address], terms());
+    let bench = bench(&[address], "");
     let sent = pattern(20 << 20);
     let expected = sent.clone();
     let serving = thread::spawn(move || {
@@ -162,7 +115,7 @@ fn bytes_go_both_ways_and_half_close_goes_through() {
 #[test]
 fn a_server_that_speaks_first_is_heard() {
     let (backend, address) = server();
-    let bench = bench(&[address], terms());
+    let bench = bench(&[address], "");
     let mut client = bench.client();
     let (mut conn, _) = backend.accept().unwrap();
     conn.write_all(b"welcome").unwrap();
@@ -174,7 +127,7 @@ fn a_server_that_speaks_first_is_heard() {
 #[test]
 fn a_reset_arrives_as_a_reset() {
     let (backend, address) = server();
-    let bench = bench(&[address], terms());
+    let bench = bench(&[address], "");
     for from_client in [true, false] {
         let mut client = bench.client();
         let (mut conn, _) = backend.accept().unwrap();
@@ -194,7 +147,7 @@ fn a_reset_arrives_as_a_reset() {
 fn a_refused_connect_goes_to_the_next_server() {
     let (backend, address) = server();
     let refusing = { server().1 };
-    let bench = bench(&[refusing, address], terms());
+    let bench = bench(&[refusing, address], "");
     for _ in 0..4 {
         let client = bench.client();
         drop(backend.accept().unwrap());
@@ -210,7 +163,7 @@ fn a_refused_connect_goes_to_the_next_server() {
 #[test]
 fn when_no_server_accepts_the_client_is_reset() {
     let refusing = { server().1 };
-    let bench = bench(&[refusing], terms());
+    let bench = bench(&[refusing], "");
     let mut client = bench.client();
     assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     assert_eq!(bench.record().ending, Some(Ending::ConnectRefused));
@@ -219,7 +172,7 @@ fn when_no_server_accepts_the_client_is_reset() {
 #[test]
 fn silence_ends_a_session_by_its_timer() {
     let (_backend, address) = server();
-    let bench = bench(&[address], Terms { idle_ms: 50, ..terms() });
+    let bench = bench(&[address], "idle_timeout = '50ms'");
     let mut client = bench.client();
     assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     assert_eq!(bench.record().ending, Some(Ending::IdleTimeout));
@@ -228,7 +181,7 @@ fn silence_ends_a_session_by_its_timer() {
 #[test]
 fn a_half_closed_session_has_a_timer_of_its_own() {
     let (backend, address) = server();
-    let bench = bench(&[address], Terms { half_close_ms: 50, ..terms() });
+    let bench = bench(&[address], "half_close_timeout = '50ms'");
     let mut client = bench.client();
     client.shutdown(Shutdown::Write).unwrap();
     let (mut conn, _) = backend.accept().unwrap();
@@ -240,7 +193,7 @@ fn a_half_closed_session_has_a_timer_of_its_own() {
 #[test]
 fn what_a_server_said_before_its_reset_is_delivered() {
     let (backend, address) = server();
-    let bench = bench(&[address], terms());
+    let bench = bench(&[address], "");
     let mut client = bench.client();
     let (mut conn, _) = backend.accept().unwrap();
     // Unread input makes the close a reset, as with a web server that refuses an upload.
@@ -257,7 +210,7 @@ fn what_a_server_said_before_its_reset_is_delivered() {
 #[test]
 fn a_reader_that_stops_holds_only_its_own_sender() {
     let (backend, address) = server();
-    let bench = bench(&[address], terms());
+    let bench = bench(&[address], "");
     let mut slow = bench.client();
     let (mut source, _) = backend.accept().unwrap();
     source.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
