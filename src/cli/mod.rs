@@ -1,5 +1,7 @@
 //! The command line: one file a verb.
 
+pub mod load;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -36,10 +38,15 @@ struct Arguments {
 }
 
 #[derive(Subcommand)]
-enum Verb {}
+enum Verb {
+    /// Generate load, or serve it: connect rate, request/response, bulk, idle connections
+    Load(load::arguments::Arguments),
+}
 
 /// Runs the verb the command line names.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match arguments.verb {}
+    match arguments.verb {
+        Verb::Load(arguments) => load::main(&arguments),
+    }
 }
