@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod plan;
+pub mod load;
 
 use std::process::ExitCode;
 
@@ -39,6 +40,8 @@ enum Verb {
     Check(check::Check),
     /// Show what a reload would do.
     Plan(plan::Plan),
+    /// Generate load, or serve it: connect rate, request/response, bulk, idle connections
+    Load(load::arguments::Arguments),
 }
 
 /// Runs the verb the command line names.
@@ -47,5 +50,6 @@ pub fn main() -> ExitCode {
     match arguments.verb {
         Verb::Check(verb) => check::run(&verb),
         Verb::Plan(verb) => plan::run(&verb),
+        Verb::Load(arguments) => load::main(&arguments),
     }
 }
