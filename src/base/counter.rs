@@ -15,10 +15,7 @@ impl Counter {
     /// Adds `n`. Only the owning thread may call this: two writers would lose counts.
     #[inline]
     pub fn add(&self, n: u64) {
-        self.0.store(
-            self.0.load(Ordering::Relaxed).wrapping_add(n),
-            Ordering::Relaxed,
-        );
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
 
     /// Adds one.
@@ -41,11 +38,7 @@ pub struct PerWorker<T>(Box<[CachePadded<T>]>);
 impl<T: Default> PerWorker<T> {
     /// One default `T` for each of `workers`.
     pub fn new(workers: usize) -> Self {
-        Self(
-            (0..workers)
-                .map(|_| CachePadded::new(T::default()))
-                .collect(),
-        )
+        Self((0..workers).map(|_| CachePadded::new(T::default())).collect())
     }
 }
 

@@ -4,8 +4,8 @@ use super::counter::Counter;
 
 /// Upper bounds of the buckets in microseconds; the last bucket (not listed) holds the rest.
 pub const BOUNDS_US: [u64; 16] = [
-    50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
-    1_000_000, 5_000_000, 30_000_000,
+    50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000,
+    30_000_000,
 ];
 
 /// Counts of durations by bucket, their number and their sum.

@@ -1,5 +1,8 @@
 //! The command line: one file a verb.
 
+pub mod check;
+pub mod plan;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -24,22 +27,25 @@ pub mod exit {
 
 /// A Layer-4 TCP load balancer for Linux.
 #[derive(Parser)]
-#[command(
-    name = "ringway",
-    version,
-    max_term_width = 100,
-    arg_required_else_help = true
-)]
+#[command(name = "ringway", version, max_term_width = 100, arg_required_else_help = true)]
 struct Arguments {
     #[command(subcommand)]
     verb: Verb,
 }
 
 #[derive(Subcommand)]
-enum Verb {}
+enum Verb {
+    /// Validate a configuration.
+    Check(check::Check),
+    /// Show what a reload would do.
+    Plan(plan::Plan),
+}
 
 /// Runs the verb the command line names.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match arguments.verb {}
+    match arguments.verb {
+        Verb::Check(verb) => check::run(&verb),
+        Verb::Plan(verb) => plan::run(&verb),
+    }
 }

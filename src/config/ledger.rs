@@ -127,12 +127,7 @@ pub struct Registry {
 impl Registry {
     /// An empty registry whose ledgers have one tally for each of `workers`.
     pub fn new(workers: usize) -> Self {
-        Self {
-            workers,
-            listeners: HashMap::new(),
-            pools: HashMap::new(),
-            servers: HashMap::new(),
-        }
+        Self { workers, listeners: HashMap::new(), pools: HashMap::new(), servers: HashMap::new() }
     }
 
     /// How many tallies each ledger has.
@@ -143,18 +138,13 @@ impl Registry {
     /// The ledger of listener `name`: the living one, or a new one.
     pub fn listener(&mut self, name: &str) -> Arc<ListenerLedger> {
         let workers = self.workers;
-        recall(&mut self.listeners, name, || ListenerLedger {
-            tally: PerWorker::new(workers),
-        })
+        recall(&mut self.listeners, name, || ListenerLedger { tally: PerWorker::new(workers) })
     }
 
     /// The ledger of pool `name`.
     pub fn pool(&mut self, name: &str) -> Arc<PoolLedger> {
         let workers = self.workers;
-        recall(&mut self.pools, name, || PoolLedger {
-            rotation: AtomicU64::new(0),
-            tally: PerWorker::new(workers),
-        })
+        recall(&mut self.pools, name, || PoolLedger { rotation: AtomicU64::new(0), tally: PerWorker::new(workers) })
     }
 
     /// The ledger of a server. A server that moves to another address under the same name is another server.

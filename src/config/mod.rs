@@ -1,4 +1,27 @@
-//! The configuration: file → [`raw`] reading with [`complaints`] → immutable [`plan`], with the [`ledger`]s that outlive it.
+//! The configuration: a file becomes a [`draft`] or [`complaints`], the draft an immutable [`plan`]; [`ledger`]s outlive it.
+//!
+//! ```text
+//! text ── parse ──▶ Draft ── compile(registry, previous) ──▶ Plan ── diff(old, new) ──▶ what a reload would do
+//!            └────▶ Complaints                  keeps the objects of what did not change
+//! ```
 
+mod compile;
+pub mod complaints;
+pub mod diff;
+pub mod draft;
+pub mod file;
+mod keys;
 pub mod ledger;
+pub mod limits;
 pub mod plan;
+mod pools;
+mod print;
+mod read;
+mod rotation;
+mod rules;
+mod sections;
+mod syntax;
+mod value;
+
+pub use complaints::Complaints;
+pub use draft::{Draft, parse};

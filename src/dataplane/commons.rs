@@ -119,19 +119,14 @@ impl Commons {
     pub fn new(workers: usize, scene: Scene, max_connections: u32) -> Self {
         Self {
             scene: ArcSwap::from_pointee(scene),
-            desks: (0..workers)
-                .map(|_| CachePadded::new(Desk::new()))
-                .collect(),
+            desks: (0..workers).map(|_| CachePadded::new(Desk::new())).collect(),
             max_connections: AtomicU32::new(max_connections),
         }
     }
 
     /// Sessions over all workers.
     pub fn sessions(&self) -> u32 {
-        self.desks
-            .iter()
-            .map(|desk| desk.sessions.load(Ordering::Relaxed))
-            .sum()
+        self.desks.iter().map(|desk| desk.sessions.load(Ordering::Relaxed)).sum()
     }
 
     /// Puts a letter into a worker's box and wakes it. Never blocks.
@@ -189,7 +184,7 @@ impl Desk {
 
 /// `CLOCK_MONOTONIC` now, in nanoseconds: the clock of every time in a [`Record`].
 pub fn monotonic_ns() -> u64 {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
-        .expect("CLOCK_MONOTONIC exists on every Linux");
+    let now =
+        nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("CLOCK_MONOTONIC exists on every Linux");
     u64::try_from(Duration::from(now).as_nanos()).unwrap_or(u64::MAX)
 }

@@ -4,7 +4,17 @@
 //! session, one direction) → [`ending`] → [`record`]. [`commons`] is what workers share with each other and with the
 //! control thread; nothing else is shared.
 
+mod closing;
 pub mod commons;
+mod connect;
+mod doors;
 pub mod ending;
+mod pipes;
+mod pump;
 pub mod record;
+mod session;
+pub mod shard;
 pub mod worker;
+
+#[cfg(test)]
+mod tests;

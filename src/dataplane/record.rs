@@ -41,8 +41,6 @@ pub struct Record {
     pub ending: Option<Ending>,
     /// The errno behind the ending; 0 when there is none.
     pub errno: i32,
-    /// Sessions open over all workers when this one ended.
-    pub sessions_now: u32,
 }
 
 /// Something a worker has to say that belongs to no session. Rate-limited at the source: one a second and kind.

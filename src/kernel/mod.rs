@@ -74,6 +74,17 @@ pub enum Interest {
     Writable,
 }
 
+/// The kinds of requests, for [`Kernel::cancel`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Made by [`Kernel::accept`].
+    Accept,
+    /// Made by [`Kernel::connect`].
+    Connect,
+    /// Made by [`Kernel::watch`].
+    Watch,
+}
+
 /// An answer to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -147,20 +158,15 @@ pub trait Kernel: Bell {
     /// Requests connections from a listening socket until an event says `more == false`.
     fn accept(&mut self, listener: Sock, token: Token);
     /// Makes a socket for `target` (`TCP_NODELAY`, non-blocking) and requests its connection. `target` must stay where it
-    /// is until the next [`Kernel::wait`].
+    /// is until the connect has answered.
     ///
     /// # Errors
     /// What socket(2), setsockopt(2) or bind(2) said; then nothing was requested and no socket is open.
-    fn connect(
-        &mut self,
-        target: &SockAddr,
-        options: ConnectOptions,
-        token: Token,
-    ) -> Result<Sock, Errno>;
+    fn connect(&mut self, target: &SockAddr, options: ConnectOptions, token: Token) -> Result<Sock, Errno>;
     /// Requests an event for each edge of readiness, and one at once if the socket is ready now.
     fn watch(&mut self, sock: Sock, interest: Interest, token: Token);
     /// Asks for the end of a request. Its last event comes as always; one already under way comes first.
-    fn cancel(&mut self, token: Token);
+    fn cancel(&mut self, request: Request, token: Token);
 
     /// Takes one connection from a listening socket's queue at once (accept4(2)).
     ///
@@ -197,7 +203,8 @@ pub trait Kernel: Bell {
     /// shutdown(2) for writing: the peer sees a FIN after the last byte. An error means that the connection is gone, which
     /// its own events tell.
     fn finish(&mut self, sock: Sock);
-    /// Lets go of a socket. Requests on it must have been cancelled: the FIN or RST leaves when they have ended.
+    /// Lets go of a socket, after everything requested before. Requests on it must have been cancelled: the FIN or RST
+    /// leaves when they have ended, which is in the next [`Kernel::wait`].
     fn close(&mut self, sock: Sock, how: Close);
     /// The socket's pending error (`SO_ERROR`), which this clears.
     fn error(&mut self, sock: Sock) -> Option<Errno>;

@@ -1,1 +1,149 @@
-//! (to come)
+//! `RLIMIT_NOFILE` (getrlimit(2)), and how many sessions it holds.
+//!
+//! A session costs two descriptors, one towards each side. What is left after the daemon's own needs, halved, is the most
+//! sessions there can be; it is worked out once at start, because a balancer that finds out under load drops connections.
+
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// Descriptors one session holds.
+pub const PER_SESSION: u64 = 2;
+/// Descriptors a daemon keeps for itself: standard streams, log, control ring and epoll, signal pipe, the admin listeners
+/// and twice 64 admin connections, and spare for listeners that a reload adds. Of a small limit it is an eighth.
+pub const FIXED: u64 = 256;
+/// What a daemon cannot do without.
+pub const FIXED_MIN: u64 = 48;
+/// Descriptors of one worker besides sessions, listening sockets and pipes: its ring, spare.
+pub const PER_WORKER: u64 = 8;
+/// As far as the soft limit is raised unasked. Modern hosts allow a thousand million, and tables grow with the limit.
+pub const UNASKED_MAX: u64 = 1 << 20;
+
+/// What a daemon needs besides its sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// Worker threads.
+    pub workers: u64,
+    /// Addresses listened on; each costs one descriptor a worker.
+    pub addresses: u64,
+    /// Most pipes over all workers; each costs two descriptors. They are set aside up to an eighth of the limit: without a
+    /// pipe bytes are copied, which is slower and not wrong.
+    pub pipes: u64,
+}
+
+impl Needs {
+    /// Descriptors out of `limit` that are not there for sessions.
+    pub fn reserve(self, limit: u64) -> u64 {
+        let fixed = (limit / 8).clamp(FIXED_MIN, FIXED);
+        let pipes = (self.pipes * 2).min(limit / 8);
+        fixed + self.workers * (PER_WORKER + self.addresses) + pipes
+    }
+
+    /// Most sessions that `limit` descriptors hold.
+    pub fn sessions_max(self, limit: u64) -> u32 {
+        let sessions = limit.saturating_sub(self.reserve(limit)) / PER_SESSION;
+        u32::try_from(sessions).unwrap_or(u32::MAX)
+    }
+
+    /// The limit that `sessions` need.
+    pub fn descriptors(self, sessions: u32) -> u64 {
+        u64::from(sessions) * PER_SESSION + self.reserve(u64::MAX)
+    }
+}
+
+/// The limit cannot hold what is configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "max_connections = {wanted} needs {needed} descriptors, and the limit is {limit}, which holds {possible}: raise it \
+     (LimitNOFILE= in the unit, or ulimit -n), or lower max_connections"
+)]
+pub struct TooFew {
+    /// Sessions that are configured.
+    pub wanted: u32,
+    /// Descriptors they need.
+    pub needed: u64,
+    /// Descriptors there are.
+    pub limit: u64,
+    /// Sessions that would fit.
+    pub possible: u32,
+}
+
+/// The most sessions to allow: what is `configured`, or else all that the limit holds.
+///
+/// # Errors
+/// [`TooFew`] when what is configured does not fit, or when nothing fits.
+pub fn sessions(configured: Option<u32>, limit: u64, needs: Needs) -> Result<u32, TooFew> {
+    let possible = needs.sessions_max(limit);
+    let wanted = configured.unwrap_or(possible.max(1));
+    if wanted <= possible {
+        return Ok(wanted);
+    }
+    Err(TooFew { wanted, needed: needs.descriptors(wanted), limit, possible })
+}
+
+/// The limit now, in descriptors: (soft, hard).
+///
+/// # Errors
+/// What getrlimit(2) said.
+pub fn open_files() -> Result<(u64, u64), Errno> {
+    getrlimit(Resource::RLIMIT_NOFILE)
+}
+
+/// Raises the soft limit to the hard one, at most to the larger of `wanted` and [`UNASKED_MAX`], and the hard one too when
+/// `wanted` asks for more and the process may (`CAP_SYS_RESOURCE`). Answers the soft limit that holds now.
+///
+/// # Errors
+/// What getrlimit(2) or setrlimit(2) said of the step that needs no privilege.
+pub fn raise_open_files(wanted: u64) -> Result<u64, Errno> {
+    let (soft, hard) = open_files()?;
+    if wanted > hard && setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted).is_ok() {
+        return Ok(wanted);
+    }
+    let goal = hard.min(wanted.max(UNASKED_MAX));
+    if goal <= soft {
+        return Ok(soft);
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, goal, hard)?;
+    Ok(goal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEEDS: Needs = Needs { workers: 2, addresses: 3, pipes: 1_024 };
+
+    #[test]
+    fn the_default_is_what_the_limit_holds() {
+        // 256 fixed, 2 × (8 + 3) for workers, 2 × 1024 for pipes: 2326 in reserve.
+        assert_eq!(NEEDS.reserve(20_000), 2_326);
+        assert_eq!(sessions(None, 20_000, NEEDS), Ok(8_837));
+        assert!(NEEDS.descriptors(8_837) <= 20_000);
+        assert!(NEEDS.descriptors(8_838) > 20_000);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_numbers() {
+        assert_eq!(sessions(Some(8_837), 20_000, NEEDS), Ok(8_837));
+        let refused = sessions(Some(100_000), 20_000, NEEDS).expect_err("too many");
+        assert_eq!((refused.needed, refused.possible), (202_326, 8_837));
+        assert!(refused.to_string().contains("202326 descriptors"));
+    }
+
+    #[test]
+    fn a_small_limit_still_holds_some() {
+        // 128 fixed, 22 for workers, 128 for pipes.
+        assert_eq!(sessions(None, 1_024, NEEDS), Ok(373));
+        // 48, 22, 32.
+        assert_eq!(sessions(None, 256, NEEDS), Ok(77));
+        let refused = sessions(None, 64, NEEDS).expect_err("no room at all");
+        assert_eq!((refused.wanted, refused.possible), (1, 0));
+        assert_eq!(NEEDS.sessions_max(0), 0);
+        assert_eq!(NEEDS.sessions_max(u64::MAX), u32::MAX);
+    }
+
+    #[test]
+    fn raising_never_lowers() {
+        let (soft, _) = open_files().expect("readable");
+        assert!(raise_open_files(0).expect("raised") >= soft);
+    }
+}

@@ -1,63 +1,277 @@
-//! io_uring.
+//! io_uring: the ring tells a worker *when*; the worker moves the bytes itself.
+//!
+//! Readiness comes from multishot `POLL_ADD` in edge mode, connections from multishot `ACCEPT`, mail from `MSG_RING`. Sockets
+//! are closed by the ring too, after everything requested before on the same turn: a descriptor's number can then never
+//! be given to a new socket while a request that means the old one still waits to be submitted.
+//!
+//! Not used, on purpose: `IORING_OP_SPLICE` and `IORING_OP_SHUTDOWN` (both always go to a kernel worker thread:
+//! `REQ_F_FORCE_ASYNC` in io_uring/splice.c and net.c), multishot `RECV` (no back-pressure), registered files (splice(2)
+//! needs real descriptors).
 
-use super::{Bell, Errno, WakeTarget};
+mod ring;
+mod setup;
 
-/// Why io_uring cannot be had here, and what to do about it.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("io_uring is not available: {cause} ({errno})")]
-pub struct Refused {
-    /// What the kernel said.
-    pub errno: Errno,
-    /// One short word for metrics: `sysctl`, `seccomp`, `kernel`, `memlock`, `limit`, `other`.
-    pub reason: &'static str,
-    /// The cause in a few words.
-    pub cause: String,
-    /// What an operator can do about it: one sentence.
-    pub remedy: String,
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use io_uring::{cqueue, opcode, squeue, types};
+use socket2::SockAddr;
+
+use self::ring::Ring;
+pub use self::setup::{Abilities, KERNEL_MINIMUM, Refused, probe};
+use super::{
+    Bell, Close, ConnectOptions, Errno, Event, Interest, KeepaliveOptions, Kernel, Pipe, Readiness, Request, Sock,
+    Token, WakeTarget,
+};
+use crate::sys::bytes;
+
+/// Entries of a worker's submission queue; more are submitted in several calls.
+const SUBMISSIONS: u32 = 1024;
+/// Entries of its completion queue. When it overflows nothing is lost, but multishot requests end and are made again.
+const COMPLETIONS: u32 = 16 * 1024;
+
+/// User data: what a completion means in the upper bits, the shard's token below.
+mod tag {
+    pub(super) const ACCEPT: u64 = 1 << 60;
+    pub(super) const CONNECT: u64 = 2 << 60;
+    pub(super) const WATCH: u64 = 3 << 60;
+    pub(super) const MAIL: u64 = 4 << 60;
+    pub(super) const IGNORE: u64 = 5 << 60;
+    /// Beside one of the others: the completion of the request to cancel it.
+    pub(super) const CANCEL: u64 = 1 << 63;
+    pub(super) const KIND: u64 = 7 << 60;
+    pub(super) const TOKEN: u64 = (1 << super::Token::BITS) - 1;
 }
 
-impl Refused {
-    pub(crate) fn stub() -> Self {
-        Refused {
-            errno: Errno::ENOSYS,
-            reason: "other",
-            cause: "not built yet".into(),
-            remedy: String::new(),
+/// A worker's kernel on io_uring.
+#[derive(Debug)]
+pub struct Uring {
+    ring: Ring,
+    /// Requests of this turn, submitted by the next wait in this order.
+    requests: Vec<squeue::Entry>,
+}
+
+impl Uring {
+    /// Makes the ring. Call it on the thread that will use it: the ring belongs to its maker (`IORING_SETUP_SINGLE_ISSUER`).
+    ///
+    /// # Errors
+    /// Why the kernel refused, with a remedy.
+    pub fn new() -> Result<Self, Refused> {
+        let (ring, _) = setup::make(SUBMISSIONS, COMPLETIONS)?;
+        Ok(Self { ring, requests: Vec::with_capacity(SUBMISSIONS as usize) })
+    }
+
+    /// How others wake this worker.
+    pub fn wake_target(&self) -> WakeTarget {
+        WakeTarget(self.ring.descriptor())
+    }
+
+    fn understand(&mut self, completion: &cqueue::Entry) -> Option<Event> {
+        let data = completion.user_data();
+        let token = Token(data & tag::TOKEN);
+        let result = completion.result();
+        let more = cqueue::more(completion.flags());
+        if data & tag::CANCEL != 0 {
+            // The request had an event under way. That event comes first, but the request stays: cancel it again.
+            if result == -libc::EALREADY {
+                self.requests.push(cancellation(data & !tag::CANCEL));
+            }
+            return None;
+        }
+        match data & tag::KIND {
+            tag::ACCEPT => Some(Event::Accepted { token, result: outcome(result).map(Sock), more }),
+            tag::CONNECT => Some(Event::Connected { token, result: outcome(result).map(drop) }),
+            tag::WATCH => Some(Event::Ready { token, readiness: readiness(result), more }),
+            tag::MAIL => Some(Event::Mail),
+            _ => None,
         }
     }
 }
 
-/// Which setup flags and features this kernel gave, for `ringway doctor` and the start-up log.
-#[derive(Clone, Debug)]
-pub struct Abilities {
-    /// Setup flags in use, such as `SINGLE_ISSUER|DEFER_TASKRUN`.
-    pub flags: String,
+impl Bell for Uring {
+    fn ring(&mut self, target: WakeTarget) {
+        self.requests.push(wake_up(target));
+    }
 }
 
-/// Makes a ring as a worker would and throws it away.
-///
-/// # Errors
-/// Why that is refused.
-pub fn probe() -> Result<Abilities, Refused> {
-    Err(Refused::stub())
+impl Kernel for Uring {
+    fn wait(&mut self, timeout_ns: Option<u64>, events: &mut Vec<Event>) -> Result<(), Errno> {
+        self.ring.enter(&mut self.requests, timeout_ns.map(Duration::from_nanos))?;
+        while let Some(completion) = self.ring.next() {
+            if let Some(event) = self.understand(&completion) {
+                events.push(event);
+            }
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, listener: Sock, token: Token) {
+        let accept = opcode::AcceptMulti::new(types::Fd(listener.0)).flags(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC);
+        self.requests.push(accept.build().user_data(tag::ACCEPT | token.0));
+    }
+
+    fn connect(&mut self, target: &SockAddr, options: ConnectOptions, token: Token) -> Result<Sock, Errno> {
+        let fd = bytes::stream_socket(target)?;
+        let prepared = if target.is_unix() {
+            Ok(())
+        } else {
+            bytes::set(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)
+                .and_then(|()| options.source.map_or(Ok(()), |source| bytes::bind_source(fd, source)))
+        };
+        if let Err(errno) = prepared {
+            bytes::close(fd);
+            return Err(errno);
+        }
+        let connect = opcode::Connect::new(types::Fd(fd), target.as_ptr().cast(), target.len());
+        self.requests.push(connect.build().user_data(tag::CONNECT | token.0));
+        Ok(Sock(fd))
+    }
+
+    fn watch(&mut self, sock: Sock, interest: Interest, token: Token) {
+        let events = match interest {
+            Interest::Readable => libc::POLLIN | libc::POLLRDHUP,
+            Interest::Writable => libc::POLLOUT,
+        };
+        let poll = opcode::PollAdd::new(types::Fd(sock.0), events as u32).multi(true);
+        self.requests.push(poll.build().user_data(tag::WATCH | token.0));
+    }
+
+    fn cancel(&mut self, request: Request, token: Token) {
+        let kind = match request {
+            Request::Accept => tag::ACCEPT,
+            Request::Connect => tag::CONNECT,
+            Request::Watch => tag::WATCH,
+        };
+        self.requests.push(cancellation(kind | token.0));
+    }
+
+    fn accept_now(&mut self, listener: Sock) -> Result<Sock, Errno> {
+        bytes::accept(listener.0).map(Sock)
+    }
+
+    #[inline]
+    fn recv(&mut self, sock: Sock, into: &mut [u8]) -> Result<usize, Errno> {
+        bytes::recv(sock.0, into)
+    }
+
+    #[inline]
+    fn send(&mut self, sock: Sock, from: &[u8]) -> Result<usize, Errno> {
+        bytes::send(sock.0, from)
+    }
+
+    #[inline]
+    fn fill(&mut self, pipe: &Pipe, sock: Sock, max: usize) -> Result<usize, Errno> {
+        bytes::splice(sock.0, pipe.into, max)
+    }
+
+    #[inline]
+    fn pour(&mut self, pipe: &Pipe, sock: Sock, held: usize) -> Result<usize, Errno> {
+        bytes::splice(pipe.out, sock.0, held)
+    }
+
+    fn open_pipe(&mut self, size: usize) -> Result<Pipe, Errno> {
+        let (out, into) = bytes::pipe()?;
+        Ok(Pipe { out, into, size: bytes::size_pipe(into, size) })
+    }
+
+    fn close_pipe(&mut self, pipe: Pipe) {
+        bytes::close(pipe.out);
+        bytes::close(pipe.into);
+    }
+
+    fn finish(&mut self, sock: Sock) {
+        bytes::shutdown_write(sock.0);
+    }
+
+    fn close(&mut self, sock: Sock, how: Close) {
+        if how == Close::Reset {
+            bytes::linger_zero(sock.0);
+        }
+        let close = opcode::Close::new(types::Fd(sock.0)).build();
+        self.requests.push(close.flags(squeue::Flags::SKIP_SUCCESS).user_data(tag::IGNORE));
+    }
+
+    fn error(&mut self, sock: Sock) -> Option<Errno> {
+        bytes::take_error(sock.0)
+    }
+
+    fn peer(&mut self, sock: Sock) -> Option<SocketAddr> {
+        bytes::peer(sock.0)
+    }
+
+    fn local_port(&mut self, sock: Sock) -> u16 {
+        bytes::local(sock.0).map_or(0, |address| address.port())
+    }
+
+    fn keep_alive(&mut self, sock: Sock, options: KeepaliveOptions) {
+        let KeepaliveOptions { idle_s, interval_s, count, user_timeout_ms } = options;
+        let set = |level, option, value: u32| {
+            // Refused on unix sockets, which have no network to lose.
+            let _ = bytes::set(sock.0, level, option, libc::c_int::try_from(value).unwrap_or(libc::c_int::MAX));
+        };
+        if idle_s > 0 {
+            set(libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1);
+            set(libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, idle_s);
+            set(libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, interval_s);
+            set(libc::IPPROTO_TCP, libc::TCP_KEEPCNT, count);
+        }
+        if user_timeout_ms > 0 {
+            set(libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, user_timeout_ms);
+        }
+    }
 }
 
-/// The control thread's bell: a ring of four entries that only sends `MSG_RING`.
+/// The control thread's bell: a small ring of its own that only sends `MSG_RING`.
 #[derive(Debug)]
-pub struct RingBell {}
+pub struct RingBell {
+    ring: Ring,
+}
 
 impl RingBell {
-    /// Makes one.
+    /// Makes one, for the thread that calls.
     ///
     /// # Errors
     /// Why the kernel refused it.
     pub fn new() -> Result<Self, Refused> {
-        Err(Refused::stub())
+        let (ring, _) = setup::make(4, 8)?;
+        Ok(Self { ring })
     }
 }
 
 impl Bell for RingBell {
     fn ring(&mut self, target: WakeTarget) {
-        let _ = target;
+        // A worker that is gone cannot be woken, and need not be.
+        let _ = self.ring.enter(&mut vec![wake_up(target)], Some(Duration::ZERO));
+        while self.ring.next().is_some() {}
+    }
+}
+
+fn wake_up(target: WakeTarget) -> squeue::Entry {
+    opcode::MsgRingData::new(types::Fd(target.0), 0, tag::MAIL, None)
+        .build()
+        .flags(squeue::Flags::SKIP_SUCCESS)
+        .user_data(tag::IGNORE)
+}
+
+fn cancellation(data: u64) -> squeue::Entry {
+    opcode::AsyncCancel::new(data).build().flags(squeue::Flags::SKIP_SUCCESS).user_data(data | tag::CANCEL)
+}
+
+fn outcome(result: i32) -> Result<i32, Errno> {
+    if result < 0 { Err(Errno::from_raw(-result)) } else { Ok(result) }
+}
+
+/// A poll's result: a mask of events, or an errno. A watch that cannot be kept up leaves a socket nobody would hear of
+/// again, which is as bad as a broken one.
+fn readiness(result: i32) -> Readiness {
+    if result < 0 {
+        return Readiness { broken: result != -libc::ECANCELED, ..Readiness::default() };
+    }
+    let has = |bits: i16| result & i32::from(bits) != 0;
+    Readiness {
+        readable: has(libc::POLLIN),
+        writable: has(libc::POLLOUT),
+        ended: has(libc::POLLRDHUP | libc::POLLHUP),
+        broken: has(libc::POLLERR),
     }
 }

@@ -1,0 +1,213 @@
+//! What the parts of ringway cost: a pick, the timer wheel, compiling a plan, and a whole step of a worker's shard on a
+//! kernel that answers at once. `cargo bench`, or `cargo bench -- pick` for one of them.
+
+use std::fmt::Write;
+use std::hint::black_box;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use ringway::balance::{self, Pick, Tried};
+use ringway::base::wheel::Wheel;
+use ringway::config::ledger::Registry;
+use ringway::config::plan::{Address, Plan};
+use ringway::dataplane::commons::{Commons, Door, Scene};
+use ringway::dataplane::shard::Shard;
+use ringway::kernel::{
+    Bell, Close, ConnectOptions, Errno, Event, Interest, KeepaliveOptions, Kernel, Pipe, Readiness, Request, Sock, Token,
+    WakeTarget,
+};
+use socket2::SockAddr;
+
+fn text(servers: usize) -> String {
+    let mut text = String::from(
+        "[log]\naccess = false\n[listeners.l]\nbind = '127.0.0.1:1'\npool = 'p'\n[pools.p]\nservers = [\n",
+    );
+    for i in 0..servers {
+        let (third, fourth) = (i / 250, i % 250 + 1);
+        writeln!(text, "{{ name = 's{i}', address = '10.0.{third}.{fourth}:80', weight = {} }},", i % 3 + 1)
+            .expect("a string takes all");
+    }
+    text.push_str("]\n");
+    text
+}
+
+fn plan(servers: usize) -> Plan {
+    let draft = ringway::config::parse("bench", &text(servers), &|_| None).expect("the text is right");
+    draft.compile(&mut Registry::new(1), None)
+}
+
+fn pick(c: &mut Criterion) {
+    let mut group = c.benchmark_group("pick");
+    for servers in [2, 100, 10_000] {
+        let plan = plan(servers);
+        group.bench_with_input(BenchmarkId::from_parameter(servers), &plan.pools[0], |b, pool| {
+            b.iter(|| match balance::pick(black_box(pool), &Tried::default()) {
+                Pick::Server(server) => balance::release(&pool.servers[usize::from(server)]),
+                Pick::Full | Pick::None => unreachable!("all servers are ready"),
+            });
+        });
+    }
+    group.finish();
+}
+
+fn wheel(c: &mut Criterion) {
+    c.bench_function("wheel/set-and-move-on", |b| {
+        let mut wheel = Wheel::new(0);
+        let mut now = 0;
+        let mut key = 0;
+        let mut due = Vec::new();
+        b.iter(|| {
+            key = (key + 1) % 10_000;
+            now += 100_000;
+            wheel.set(key, now + 3_000_000_000);
+            wheel.expire(now, &mut due);
+            due.clear();
+        });
+    });
+}
+
+fn compile(c: &mut Criterion) {
+    let mut group = c.benchmark_group("compile");
+    for servers in [10, 1_000] {
+        let text = text(servers);
+        group.bench_with_input(BenchmarkId::new("parse-and-compile", servers), &text, |b, text| {
+            b.iter(|| {
+                let draft = ringway::config::parse("bench", text, &|_| None).expect("the text is right");
+                draft.compile(&mut Registry::new(1), None)
+            });
+        });
+    }
+    group.finish();
+}
+
+/// Sockets that always have 64 bytes, take everything, and connect at once.
+#[derive(Default)]
+struct Willing {
+    next_sock: i32,
+    connecting: Option<Token>,
+    watched: Vec<Token>,
+}
+
+impl Bell for Willing {
+    fn ring(&mut self, _: WakeTarget) {}
+}
+
+impl Kernel for Willing {
+    fn wait(&mut self, _: Option<u64>, _: &mut Vec<Event>) -> Result<(), Errno> {
+        Ok(())
+    }
+    fn accept(&mut self, _: Sock, _: Token) {}
+    fn connect(&mut self, _: &SockAddr, _: ConnectOptions, token: Token) -> Result<Sock, Errno> {
+        self.next_sock += 1;
+        self.connecting = Some(token);
+        Ok(Sock(self.next_sock))
+    }
+    fn watch(&mut self, _: Sock, _: Interest, token: Token) {
+        self.watched.push(token);
+    }
+    fn cancel(&mut self, _: Request, _: Token) {}
+    fn accept_now(&mut self, _: Sock) -> Result<Sock, Errno> {
+        Err(Errno::EAGAIN)
+    }
+    fn recv(&mut self, _: Sock, into: &mut [u8]) -> Result<usize, Errno> {
+        into[..64].fill(b'x');
+        Ok(64)
+    }
+    fn send(&mut self, _: Sock, bytes: &[u8]) -> Result<usize, Errno> {
+        Ok(black_box(bytes).len())
+    }
+    fn fill(&mut self, _: &Pipe, _: Sock, _: usize) -> Result<usize, Errno> {
+        Err(Errno::EAGAIN)
+    }
+    fn pour(&mut self, _: &Pipe, _: Sock, held: usize) -> Result<usize, Errno> {
+        Ok(held)
+    }
+    fn open_pipe(&mut self, size: usize) -> Result<Pipe, Errno> {
+        Ok(Pipe { out: -1, into: -1, size })
+    }
+    fn close_pipe(&mut self, _: Pipe) {}
+    fn finish(&mut self, _: Sock) {}
+    fn close(&mut self, _: Sock, _: Close) {}
+    fn error(&mut self, _: Sock) -> Option<Errno> {
+        None
+    }
+    fn peer(&mut self, _: Sock) -> Option<SocketAddr> {
+        None
+    }
+    fn local_port(&mut self, _: Sock) -> u16 {
+        0
+    }
+    fn keep_alive(&mut self, _: Sock, _: KeepaliveOptions) {}
+}
+
+/// A shard with one door, and the kernel it runs on.
+fn shard() -> (Shard, Willing) {
+    let plan = Arc::new(plan(2));
+    let listener = Arc::clone(&plan.listeners[0]);
+    let null = std::fs::File::open("/dev/null").expect("it exists everywhere");
+    let door = Arc::new(Door {
+        id: 1,
+        address: Address::Inet(SocketAddr::new(IpAddr::from([127, 0, 0, 1]), 1)),
+        sockets: vec![OwnedFd::from(null)],
+    });
+    let commons = Arc::new(Commons::new(1, Scene { plan, doors: vec![(door, listener)] }, 1_000_000));
+    let mut shard = Shard::new(0, commons, 0, 1);
+    let mut kernel = Willing::default();
+    shard.adopt(0, &mut kernel);
+    (shard, kernel)
+}
+
+/// The token of a shard's first door: role 5, generation 0, index 0.
+const DOOR: Token = Token(5 << 56);
+
+fn connect(shard: &mut Shard, kernel: &mut Willing, now: u64) -> (Token, Token) {
+    kernel.watched.clear();
+    kernel.next_sock += 1;
+    let sock = Sock(kernel.next_sock);
+    shard.handle(Event::Accepted { token: DOOR, result: Ok(sock), more: true }, now, kernel);
+    let token = kernel.connecting.take().expect("a connect began");
+    shard.handle(Event::Connected { token, result: Ok(()) }, now, kernel);
+    (kernel.watched[0], kernel.watched[1])
+}
+
+fn worker(c: &mut Criterion) {
+    const READ: Readiness = Readiness { readable: true, writable: false, ended: false, broken: false };
+    const GONE: Readiness = Readiness { readable: false, writable: false, ended: false, broken: true };
+    c.bench_function("worker/request-and-response", |b| {
+        let (mut shard, mut kernel) = shard();
+        let (client, server) = connect(&mut shard, &mut kernel, 0);
+        let mut now = 0;
+        b.iter(|| {
+            now += 10_000;
+            for token in [client, server] {
+                shard.handle(Event::Ready { token, readiness: READ, more: true }, now, &mut kernel);
+            }
+            shard.resume(now, &mut kernel);
+            shard.expire(now, &mut kernel);
+        });
+    });
+    c.bench_function("worker/connect-and-reset", |b| {
+        let (mut shard, mut kernel) = shard();
+        let mut now = 0;
+        b.iter(|| {
+            now += 10_000;
+            kernel.watched.clear();
+            kernel.next_sock += 1;
+            let sock = Sock(kernel.next_sock);
+            shard.handle(Event::Accepted { token: DOOR, result: Ok(sock), more: true }, now, &mut kernel);
+            let client = kernel.watched[0];
+            let token = kernel.connecting.take().expect("a connect began");
+            // The client resets while the connect is under way.
+            shard.handle(Event::Ready { token: client, readiness: GONE, more: true }, now, &mut kernel);
+            let gone = Readiness::default();
+            shard.handle(Event::Ready { token: client, readiness: gone, more: false }, now, &mut kernel);
+            shard.handle(Event::Connected { token, result: Err(Errno::ECANCELED) }, now, &mut kernel);
+            shard.expire(now, &mut kernel);
+        });
+    });
+}
+
+criterion_group!(parts, pick, wheel, compile, worker);
+criterion_main!(parts);

@@ -1,0 +1,115 @@
+//! A draft: a configuration that was read and found right, not yet tied to anything that runs.
+//!
+//! [`parse`] goes through three passes, each of which gathers what it finds wrong: the syntax (`syntax`), the sections one by one
+//! (`sections`), and what only shows between them (`rules`).
+
+use std::sync::Arc;
+
+use toml::de::DeTable;
+
+use super::complaints::{At, Complaints, Located};
+use super::limits::FILE_BYTES_MAX;
+use super::plan::{Address, Admin, Global, Log, Policy, Terms};
+use super::read::Reader;
+use super::{rules, sections, syntax};
+
+/// A valid configuration. [`Draft::compile`] makes a plan of it.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    pub(super) global: Global,
+    pub(super) log: Log,
+    pub(super) admin: Admin,
+    /// Where `admin.http` was given.
+    pub(super) admin_http_at: At,
+    /// In order of their names.
+    pub(super) listeners: Vec<ListenerDraft>,
+    /// In order of their names.
+    pub(super) pools: Vec<PoolDraft>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct ListenerDraft {
+    pub(super) name: Located<Arc<str>>,
+    pub(super) binds: Vec<Located<Address>>,
+    pub(super) pool: Located<String>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct PoolDraft {
+    pub(super) name: Located<Arc<str>>,
+    pub(super) policy: Policy,
+    pub(super) servers: Vec<ServerDraft>,
+    pub(super) servers_at: At,
+    /// Something about its servers could not be read: what is missing here may stand in the file.
+    pub(super) broken: bool,
+    pub(super) terms: Terms,
+    /// Where each of `terms.sources` was given.
+    pub(super) sources_at: Vec<At>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct ServerDraft {
+    pub(super) name: Located<Arc<str>>,
+    pub(super) address: Located<Address>,
+    pub(super) weight: u16,
+    pub(super) max_connections: u32,
+    pub(super) backup: bool,
+}
+
+impl Draft {
+    /// `[global]` with its defaults.
+    pub fn global(&self) -> &Global {
+        &self.global
+    }
+
+    /// `[log]` with its defaults.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// `[admin]` with its defaults.
+    pub fn admin(&self) -> &Admin {
+        &self.admin
+    }
+
+    /// How much it configures: `2 listeners, 1 pool, 3 servers`.
+    pub fn summary(&self) -> String {
+        let servers = self.pools.iter().map(|pool| pool.servers.len()).sum();
+        let many = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+        [
+            many(self.listeners.len(), "listener"),
+            many(self.pools.len(), "pool"),
+            many(servers, "server"),
+        ]
+        .join(", ")
+    }
+}
+
+/// Reads `text`, which came from the file `name`; `${VAR}` in strings is what `env` says.
+///
+/// # Errors
+///
+/// All that is wrong with it, as far as it could be understood.
+pub fn parse(
+    name: &str,
+    text: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Draft, Complaints> {
+    if text.len() > FILE_BYTES_MAX {
+        let mut complaints = Complaints::new(name, "");
+        let message = format!("the file has more than {FILE_BYTES_MAX} bytes (4 MiB)");
+        complaints.add(0..0, message, None);
+        return Err(complaints);
+    }
+    let mut reader = Reader::new(Complaints::new(name, text), env);
+    let Some(readable) = syntax::check(&mut reader, text) else {
+        return Err(reader.complaints.finish());
+    };
+    let (document, _) = DeTable::parse_recoverable(&readable);
+    let (draft, seen) = sections::read(&mut reader, document.get_ref());
+    rules::check(&mut reader, &draft, &seen);
+    match reader.complaints.is_empty() {
+        true => Ok(draft),
+        false => Err(reader.complaints.finish()),
+    }
+}

@@ -1,0 +1,74 @@
+//! Reads the file from disk. That it cannot be read and that it is wrong are two things, with two exit codes.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use super::limits::FILE_BYTES_MAX;
+
+/// Where the configuration is when nobody says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/ringway/ringway.toml";
+
+/// Why there is no text.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// Exit code 77.
+    #[error("{}: permission denied; run as its owner or as root", .0.display())]
+    Denied(PathBuf),
+    /// Exit code 78.
+    #[error("{}: {error}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// Exit code 3: it is there, but it is no text.
+    #[error("{}:{line}: byte {offset} of the file is not UTF-8; TOML is UTF-8 throughout", path.display())]
+    NotText {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The first wrong byte, from 0.
+        offset: usize,
+    },
+}
+
+/// The text of `path`. A file above the limit comes back cut behind it, for [`super::parse`] to refuse.
+///
+/// # Errors
+///
+/// See [`ReadError`].
+pub fn read(path: &Path) -> Result<String, ReadError> {
+    let fail = |error: io::Error| match error.kind() {
+        io::ErrorKind::PermissionDenied => ReadError::Denied(path.to_owned()),
+        _ => ReadError::Unreadable {
+            path: path.to_owned(),
+            error,
+        },
+    };
+    let mut bytes = Vec::new();
+    let most = u64::try_from(FILE_BYTES_MAX).unwrap_or(u64::MAX) + 1;
+    File::open(path)
+        .and_then(|file| file.take(most).read_to_end(&mut bytes))
+        .map_err(fail)?;
+    if bytes.len() > FILE_BYTES_MAX {
+        // The cut may go through a character; nobody reads on anyway.
+        return Ok(String::from_utf8_lossy(&bytes).into_owned());
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let offset = error.utf8_error().valid_up_to();
+        let breaks = error.as_bytes()[..offset].iter().filter(|&&b| b == b'\n');
+        ReadError::NotText {
+            path: path.to_owned(),
+            line: breaks.count() + 1,
+            offset,
+        }
+    })
+}
+
+/// A variable of the environment of this process, as [`super::parse`] asks for it. One that is not UTF-8 is not set.
+pub fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}

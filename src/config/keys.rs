@@ -1,0 +1,118 @@
+//! Which key may stand where: those that work, and those that are promised and still refused.
+
+use super::complaints::did_you_mean;
+
+/// The keys of one kind of table.
+#[derive(Debug)]
+pub(super) struct Keys {
+    /// The table as the reader knows it.
+    pub(super) place: &'static str,
+    /// Keys that work.
+    pub(super) now: &'static [&'static str],
+    /// Keys of the contract that do not work yet. Parsed and ignored they would be a lie.
+    pub(super) later: &'static [&'static str],
+}
+
+pub(super) const ROOT: Keys = Keys {
+    place: "the file",
+    now: &["global", "log", "admin", "listeners", "pools"],
+    later: &[],
+};
+pub(super) const GLOBAL: Keys = Keys {
+    place: "[global]",
+    now: &[
+        "workers",
+        "engine",
+        "max_connections",
+        "user",
+        "group",
+        "drain_timeout",
+    ],
+    later: &[],
+};
+pub(super) const LOG: Keys = Keys {
+    place: "[log]",
+    now: &["target", "format", "access"],
+    later: &[],
+};
+pub(super) const ADMIN: Keys = Keys {
+    place: "[admin]",
+    now: &["socket", "http"],
+    later: &[],
+};
+pub(super) const LISTENER: Keys = Keys {
+    place: "[listeners.NAME]",
+    now: &["bind", "pool"],
+    later: &["allow", "deny", "accept_proxy", "limit", "role", "routes"],
+};
+pub(super) const POOL: Keys = Keys {
+    place: "[pools.NAME]",
+    now: &[
+        "policy",
+        "servers",
+        "connect_timeout",
+        "connect_attempts",
+        "idle_timeout",
+        "half_close_timeout",
+        "max_lifetime",
+        "source",
+        "keepalive",
+        "user_timeout",
+    ],
+    later: &[
+        "slow_start",
+        "queue",
+        "send_proxy",
+        "on_down",
+        "fail_open",
+        "kind",
+        "check",
+        "eject",
+    ],
+};
+pub(super) const SERVER: Keys = Keys {
+    place: "an entry of `servers`",
+    now: &["name", "address", "weight", "max_connections", "backup"],
+    later: &[],
+};
+pub(super) const KEEPALIVE: Keys = Keys {
+    place: "`keepalive`",
+    now: &["idle", "interval", "count"],
+    later: &[],
+};
+
+const ALL: [&Keys; 8] = [
+    &ROOT, &GLOBAL, &LOG, &ADMIN, &LISTENER, &POOL, &SERVER, &KEEPALIVE,
+];
+
+/// Policies of the contract that do not work yet.
+pub(super) const POLICIES_LATER: &[&str] = &[
+    "least-connections",
+    "random-two",
+    "source-hash",
+    "maglev",
+    "first",
+];
+/// Log targets that do not work yet.
+pub(super) const TARGETS_LATER: &[&str] = &["journald", "syslog"];
+/// Log formats that do not work yet.
+pub(super) const FORMATS_LATER: &[&str] = &["haproxy"];
+/// Engines that do not work yet.
+pub(super) const ENGINES_LATER: &[&str] = &["epoll"];
+
+impl Keys {
+    /// What to do about `wrong`, which is no key here.
+    pub(super) fn help_for(&self, wrong: &str) -> String {
+        // At the top stand tables, whose names are close to keys (`pools`, `pool`).
+        let elsewhere = ALL
+            .iter()
+            .filter(|_| self.place != ROOT.place)
+            .find(|keys| keys.now.contains(&wrong) || keys.later.contains(&wrong));
+        let near = did_you_mean(wrong, self.now.iter().chain(self.later).copied());
+        match (elsewhere, near) {
+            (Some(keys), _) => format!("`{wrong}` belongs into {}", keys.place),
+            (None, Some(near)) => format!("did you mean `{near}`?"),
+            (None, None) => format!("keys here are `{}`", self.now.join("`, `")),
+        }
+    }
+}

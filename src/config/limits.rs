@@ -1,0 +1,150 @@
+//! Every limit and default of the configuration, each with its unit and the reason for its size.
+//!
+//! Counts that other rooms allocate by ([`WORKERS_MAX`], [`SERVERS_MAX`], [`WEIGHT_MAX`]) stand in [`super::plan`].
+
+use super::plan::Keepalive;
+pub use super::plan::{SERVERS_MAX, WEIGHT_MAX, WORKERS_MAX};
+
+/// Largest file, in bytes. Ten thousand servers take about 1 MiB; parsing needs some thirty times the file.
+pub const FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Most complaints that are kept and shown; the rest are counted.
+pub const COMPLAINTS_MAX: usize = 200;
+/// Longest string after `${VAR}` was expanded, in bytes: the longest path the kernel takes (`PATH_MAX`).
+pub const STRING_BYTES_MAX: usize = 4096;
+/// Longest name of a listener, pool or server, in bytes: it becomes a metrics label.
+pub const NAME_BYTES_MAX: usize = 64;
+/// Longest name of a user or group, in bytes (useradd(8) takes 32).
+pub const ACCOUNT_BYTES_MAX: usize = 32;
+/// Longest path of a unix socket, in bytes: `sun_path` of unix(7) less its NUL.
+pub const UNIX_PATH_BYTES_MAX: usize = 107;
+/// Most listeners; each worker holds one socket for each bind.
+pub const LISTENERS_MAX: usize = 1024;
+/// Most binds of a listener.
+pub const BINDS_MAX: usize = 64;
+/// Most pools.
+pub const POOLS_MAX: usize = 1024;
+/// Most local addresses a pool connects from; 64 give 1.8 million ports to one server.
+pub const SOURCES_MAX: usize = 64;
+/// Longest rotation of a pool, in entries of two bytes.
+pub const ROTATION_MAX: usize = 65_536;
+
+/// A whole number a key may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Count {
+    /// Smallest value.
+    pub least: u32,
+    /// Largest value.
+    pub most: u32,
+    /// What to do for somebody who writes 0 where it is not allowed.
+    pub instead_of_zero: Option<&'static str>,
+}
+
+impl Count {
+    const fn new(least: u32, most: u32) -> Self {
+        Self {
+            least,
+            most,
+            instead_of_zero: None,
+        }
+    }
+}
+
+/// A duration a key may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Millis {
+    /// What holds when the key is absent, in milliseconds.
+    pub default: u32,
+    /// Smallest value, in milliseconds.
+    pub least: u32,
+    /// Largest value, in milliseconds.
+    pub most: u32,
+    /// What `"0s"` stands for, where it is allowed below `least`.
+    pub zero: Option<&'static str>,
+}
+
+const SECOND: u32 = 1_000;
+const MINUTE: u32 = 60 * SECOND;
+const HOUR: u32 = 60 * MINUTE;
+const DAY: u32 = 24 * HOUR;
+
+/// `global.workers`, when it is a number.
+pub const WORKERS: Count = Count::new(1, WORKERS_MAX as u32);
+/// `global.max_connections` and a server's: each takes two descriptors, and no kernel gives more than this.
+pub const CONNECTIONS: Count = Count {
+    least: 1,
+    most: 10_000_000,
+    instead_of_zero: Some("leave the key out for no limit of its own"),
+};
+/// A server's `weight`.
+pub const WEIGHT: Count = Count::new(0, WEIGHT_MAX as u32);
+/// `connect_attempts`.
+pub const CONNECT_ATTEMPTS: Count = Count::new(1, 16);
+/// `connect_attempts` when it is absent.
+pub const CONNECT_ATTEMPTS_DEFAULT: u8 = 3;
+/// `keepalive.count`: the kernel's own maximum (`MAX_TCP_KEEPCNT`).
+pub const KEEPALIVE_COUNT: Count = Count::new(1, 127);
+
+/// `global.drain_timeout`.
+pub const DRAIN: Millis = Millis {
+    default: 30 * SECOND,
+    least: 1,
+    most: DAY,
+    zero: Some("stop at once"),
+};
+/// `connect_timeout`. The kernel's own limit is about two minutes.
+pub const CONNECT: Millis = Millis {
+    default: 3 * SECOND,
+    least: 1,
+    most: 10 * MINUTE,
+    zero: None,
+};
+/// `idle_timeout`.
+pub const IDLE: Millis = Millis {
+    default: 5 * MINUTE,
+    least: 10,
+    most: 30 * DAY,
+    zero: Some("none"),
+};
+/// `half_close_timeout`.
+pub const HALF_CLOSE: Millis = Millis {
+    default: 30 * SECOND,
+    least: 10,
+    most: DAY,
+    zero: None,
+};
+/// `max_lifetime`.
+pub const LIFETIME: Millis = Millis {
+    default: 0,
+    least: 10,
+    most: 30 * DAY,
+    zero: Some("none"),
+};
+/// `user_timeout`.
+pub const USER_TIMEOUT: Millis = Millis {
+    default: 55 * SECOND,
+    least: 100,
+    most: DAY,
+    zero: Some("the kernel's default"),
+};
+/// `keepalive.idle`: whole seconds, up to `MAX_TCP_KEEPIDLE`.
+pub const KEEPALIVE_IDLE: Millis = Millis {
+    default: 30 * SECOND,
+    least: SECOND,
+    most: 32_767 * SECOND,
+    zero: None,
+};
+/// `keepalive.interval`: whole seconds, up to `MAX_TCP_KEEPINTVL`.
+pub const KEEPALIVE_INTERVAL: Millis = Millis {
+    default: 10 * SECOND,
+    least: SECOND,
+    most: 32_767 * SECOND,
+    zero: None,
+};
+/// `keepalive` when it is absent: a dead peer is noticed after a minute.
+pub const KEEPALIVE_DEFAULT: Keepalive = Keepalive {
+    idle_s: 30,
+    interval_s: 10,
+    count: 3,
+};
+/// `admin.socket` when it is absent.
+pub const ADMIN_SOCKET_DEFAULT: &str = "/run/ringway/admin.sock";

@@ -1,0 +1,354 @@
+//! Reads the sections of the file, one function a table. What is wrong is complained of; what is absent gets its default.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use toml::de::{DeTable, DeValue};
+
+use super::complaints::{At, Located, did_you_mean, quote};
+use super::draft::{Draft, ListenerDraft};
+use super::keys::{self, Keys};
+use super::limits;
+use super::plan::{Address, Admin, Engine, Global, Log, LogFormat, LogTarget, Workers};
+use super::pools::pools;
+use super::read::{Reader, Section, kind};
+use super::value;
+
+/// What stood in the file, readable or not; rules about absence look here.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// Listeners, broken ones too.
+    pub(super) listeners: usize,
+    /// Where one would look for listeners.
+    pub(super) listeners_at: At,
+    /// Names of all pools, broken ones too; `None` when their table is misspelt.
+    pub(super) pools: Option<Vec<String>>,
+}
+
+/// Reads the whole document.
+pub(super) fn read(reader: &mut Reader<'_>, document: &DeTable<'_>) -> (Draft, Seen) {
+    let root = Section {
+        called: keys::ROOT.place.into(),
+        table: document,
+        at: 0..0,
+    };
+    reader.keys(&root, &keys::ROOT);
+    let mut seen = Seen::default();
+    let (admin, admin_http_at) = admin(reader, &root);
+    let draft = Draft {
+        global: global(reader, &root),
+        log: log(reader, &root),
+        admin,
+        admin_http_at,
+        listeners: listeners(reader, &root, &mut seen),
+        pools: pools(reader, &root, &mut seen),
+    };
+    (draft, seen)
+}
+
+/// Whether the file has table `key`, rightly spelt or nearly so.
+pub(super) fn meant(root: &Section<'_, '_>, key: &str) -> bool {
+    let near = |found: &str| found == key || did_you_mean(found, [key]).is_some();
+    root.table.keys().any(|found| near(found.get_ref()))
+}
+
+/// A top-level table with its keys checked; an empty one when it is absent.
+fn section<'t, 'd>(
+    reader: &mut Reader<'_>,
+    root: &Section<'t, 'd>,
+    key: &str,
+    keys: &Keys,
+) -> Option<Section<'t, 'd>> {
+    let section = reader.table(root, key)?;
+    reader.keys(&section, keys);
+    Some(section)
+}
+
+fn global(reader: &mut Reader<'_>, root: &Section<'_, '_>) -> Global {
+    let mut global = Global {
+        workers: Workers::Auto,
+        engine: Engine::Auto,
+        max_connections: None,
+        user: None,
+        group: None,
+        drain_ms: limits::DRAIN.default,
+    };
+    let Some(section) = section(reader, root, "global", &keys::GLOBAL) else {
+        return global;
+    };
+    let engines = [("auto", Engine::Auto), ("io_uring", Engine::IoUring)];
+    global.workers = workers(reader, &section).unwrap_or(Workers::Auto);
+    global.engine = reader
+        .choice(&section, "engine", &engines, keys::ENGINES_LATER)
+        .unwrap_or(Engine::Auto);
+    global.max_connections = reader
+        .count(&section, "max_connections", limits::CONNECTIONS)
+        .map(|count| count.value);
+    global.user = account(reader, &section, "user");
+    global.group = account(reader, &section, "group");
+    if let (Some((key, _)), false) = (
+        section.table.get_key_value("group"),
+        section.table.contains_key("user"),
+    ) {
+        reader.advise(
+            &key.span(),
+            "`group` without `user`",
+            "add `user`, or take `group` out",
+        );
+    }
+    if let Some(drain) = reader.duration(&section, "drain_timeout", &limits::DRAIN) {
+        global.drain_ms = drain.value;
+    }
+    global
+}
+
+fn workers(reader: &mut Reader<'_>, section: &Section<'_, '_>) -> Option<Workers> {
+    let value = section.table.get("workers")?;
+    if let DeValue::String(_) = value.get_ref() {
+        let text = reader.string("workers", value)?;
+        if text.value == "auto" {
+            return Some(Workers::Auto);
+        }
+        let help = match text.value.parse::<u16>() {
+            Ok(n) => format!("write {n} without quotes"),
+            Err(_) => format!(
+                "write \"auto\", or a number from 1 to {}",
+                limits::WORKERS_MAX
+            ),
+        };
+        let message = format!(
+            "`workers` is {}, neither \"auto\" nor a number",
+            quote(&text.value)
+        );
+        reader.advise(&text.at, message, help);
+        return None;
+    }
+    let count = reader.count(section, "workers", limits::WORKERS)?;
+    u16::try_from(count.value).ok().map(Workers::Count)
+}
+
+fn account(reader: &mut Reader<'_>, section: &Section<'_, '_>, key: &str) -> Option<String> {
+    let text = reader.string(key, section.table.get(key)?)?;
+    let fine = |c: char| !c.is_whitespace() && !c.is_control() && !":/,".contains(c);
+    if text.value.is_empty()
+        || text.value.len() > limits::ACCOUNT_BYTES_MAX
+        || !text.value.chars().all(fine)
+    {
+        reader.complain(
+            &text.at,
+            format!("{} cannot name a {key} of this system", quote(&text.value)),
+        );
+        return None;
+    }
+    Some(text.value)
+}
+
+fn log(reader: &mut Reader<'_>, root: &Section<'_, '_>) -> Log {
+    let mut log = Log {
+        target: LogTarget::Stdout,
+        format: LogFormat::Json,
+        access: true,
+    };
+    let Some(section) = section(reader, root, "log", &keys::LOG) else {
+        return log;
+    };
+    if let Some(target) = log_target(reader, &section) {
+        log.target = target;
+    }
+    let formats = [("json", LogFormat::Json), ("logfmt", LogFormat::Logfmt)];
+    if let Some(format) = reader.choice(&section, "format", &formats, keys::FORMATS_LATER) {
+        log.format = format;
+    }
+    log.access = reader.boolean(&section, "access").unwrap_or(true);
+    log
+}
+
+fn log_target(reader: &mut Reader<'_>, section: &Section<'_, '_>) -> Option<LogTarget> {
+    let text = reader.string("target", section.table.get("target")?)?;
+    if text.value == "stdout" {
+        return Some(LogTarget::Stdout);
+    }
+    if text.value.contains('/') {
+        let path = reader.check(&text.at, value::absolute(&text.value))?;
+        return Some(LogTarget::File(path.value));
+    }
+    let later = keys::TARGETS_LATER;
+    if later.contains(&text.value.as_str()) {
+        let message = format!("target {} is not supported yet", quote(&text.value));
+        reader.advise(
+            &text.at,
+            message,
+            "write \"stdout\", or the absolute path of a file",
+        );
+        return None;
+    }
+    let near = did_you_mean(&text.value, ["stdout"].iter().chain(later).copied());
+    let help = near.map_or(
+        "write \"stdout\", or the absolute path of a file".to_owned(),
+        |near| format!("did you mean \"{near}\"?"),
+    );
+    reader.advise(
+        &text.at,
+        format!("unknown target {}", quote(&text.value)),
+        help,
+    );
+    None
+}
+
+fn admin(reader: &mut Reader<'_>, root: &Section<'_, '_>) -> (Admin, At) {
+    let mut admin = Admin {
+        socket: Some(PathBuf::from(limits::ADMIN_SOCKET_DEFAULT)),
+        http: None,
+    };
+    let mut http_at = 0..0;
+    let Some(section) = section(reader, root, "admin", &keys::ADMIN) else {
+        return (admin, http_at);
+    };
+    let socket = section.table.get("socket");
+    if let Some(text) = socket.and_then(|value| reader.string("socket", value)) {
+        match text.value.strip_prefix("unix:") {
+            Some(path) => {
+                let help = format!("write {}; it is always a unix socket", quote(path));
+                reader.advise(&text.at, "`socket` is a path, without `unix:`", help);
+            }
+            None => {
+                if let Some(path) = reader.check(&text.at, value::unix_path(&text.value)) {
+                    admin.socket = Some(path.value);
+                }
+            }
+        }
+    }
+    let http = section.table.get("http");
+    if let Some(text) = http.and_then(|value| reader.string("http", value)) {
+        let address = match text.value.starts_with("unix:") {
+            false => reader.check(&text.at, value::inet(&text.value)),
+            true => {
+                reader.advise(
+                    &text.at,
+                    "`http` is a TCP address",
+                    "the unix socket is `socket`",
+                );
+                None
+            }
+        };
+        admin.http = address.map(|address| address.value);
+        http_at = text.at;
+    }
+    (admin, http_at)
+}
+
+/// The named tables below `key`, with names that may be used.
+pub(super) fn named<'t, 'd>(
+    reader: &mut Reader<'_>,
+    parent: &Section<'t, 'd>,
+    key: &str,
+    what: &str,
+    keys: &Keys,
+) -> Vec<(Located<Arc<str>>, Section<'t, 'd>)> {
+    let mut found = Vec::new();
+    for (name, value) in parent.table.iter() {
+        let DeValue::Table(table) = value.get_ref() else {
+            let message = format!(
+                "{what} {} must be a table, found {}",
+                quote(name.get_ref()),
+                kind(value.get_ref())
+            );
+            reader.advise(
+                &name.span(),
+                message,
+                format!("write [{key}.NAME] on a line of its own, with its keys below"),
+            );
+            continue;
+        };
+        let section = Section {
+            called: format!("[{key}.{}]", name.get_ref()),
+            table,
+            at: value.span(),
+        };
+        if reader
+            .check(&name.span(), value::name(what, name.get_ref()))
+            .is_none()
+        {
+            continue;
+        }
+        reader.keys(&section, keys);
+        found.push((
+            Located::new(Arc::from(name.get_ref().as_ref()), name.span()),
+            section,
+        ));
+    }
+    found
+}
+
+fn listeners(
+    reader: &mut Reader<'_>,
+    root: &Section<'_, '_>,
+    seen: &mut Seen,
+) -> Vec<ListenerDraft> {
+    let Some(parent) = reader.table(root, "listeners") else {
+        // A misspelt or mistyped table was complained of already.
+        seen.listeners = usize::from(meant(root, "listeners"));
+        return Vec::new();
+    };
+    seen.listeners = parent.table.len();
+    seen.listeners_at = parent.at.clone();
+    if parent.table.len() > limits::LISTENERS_MAX {
+        let message = format!(
+            "{} listeners; most is {}",
+            parent.table.len(),
+            limits::LISTENERS_MAX
+        );
+        reader.complain(&parent.at, message);
+        return Vec::new();
+    }
+    let mut list = Vec::new();
+    for (name, section) in named(reader, &parent, "listeners", "listener", &keys::LISTENER) {
+        let binds = binds(reader, &name, &section);
+        let pool = match section.table.get("pool") {
+            Some(value) => reader.string("pool", value),
+            None => {
+                let message = format!("listener {} has no `pool`", quote(&name.value));
+                reader.advise(
+                    &section.at,
+                    message,
+                    "add `pool = \"NAME\"`, the pool its sessions go to",
+                );
+                None
+            }
+        };
+        if let Some(pool) = pool {
+            list.push(ListenerDraft { name, binds, pool });
+        }
+    }
+    list
+}
+
+fn binds(
+    reader: &mut Reader<'_>,
+    name: &Located<Arc<str>>,
+    section: &Section<'_, '_>,
+) -> Vec<Located<Address>> {
+    const HELP: &str = "add `bind = \"0.0.0.0:80\"`, or a list of addresses";
+    let Some(value) = section.table.get("bind") else {
+        reader.advise(
+            &section.at,
+            format!("listener {} has no `bind`", quote(&name.value)),
+            HELP,
+        );
+        return Vec::new();
+    };
+    if matches!(value.get_ref(), DeValue::Array(items) if items.is_empty()) {
+        reader.advise(
+            &value.span(),
+            format!("listener {} binds to nothing", quote(&name.value)),
+            HELP,
+        );
+    }
+    let texts = reader
+        .strings(section, "bind", limits::BINDS_MAX)
+        .unwrap_or_default();
+    texts
+        .iter()
+        .filter_map(|text| reader.check(&text.at, value::address(&text.value)))
+        .collect()
+}

@@ -1,0 +1,96 @@
+//! The end of a session: one ending, one record, both sockets let go, and the slot freed when the kernel has answered all.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::ending::{ConnectResult, Ending};
+use super::record::Record;
+use super::session::{Phase, Role};
+use super::shard::Shard;
+use crate::balance;
+use crate::base::slab::Key;
+use crate::kernel::{Close, Kernel, Request};
+
+impl Shard {
+    /// Ends a session. Does nothing if it has ended already.
+    pub(super) fn end(&mut self, key: Key, ending: Ending, errno: i32, now: u64, kernel: &mut impl Kernel) {
+        let index = self.index;
+        let Some(session) = self.sessions.of(key) else { return };
+        if session.phase == Phase::Closing {
+            return;
+        }
+        let connecting = matches!(session.phase, Phase::Connecting { .. });
+        session.phase = Phase::Closing;
+        session.up.abandon(&mut self.tools, kernel);
+        session.down.abandon(&mut self.tools, kernel);
+        // Cancel first, close after: both are requests of this turn, and the FIN or RST leaves when the last holder of the
+        // socket lets go.
+        for role in [Role::ReadClient, Role::WriteClient, Role::ReadServer, Role::WriteServer] {
+            if session.in_flight.has(role) {
+                kernel.cancel(Request::Watch, role.token(key));
+            }
+        }
+        if session.in_flight.has(Role::Connect) {
+            kernel.cancel(Request::Connect, Role::Connect.token(key));
+        }
+        // A side that has not got everything must not take the end for a clean one.
+        let how = if ending == Ending::Done { Close::Clean } else { Close::Reset };
+        kernel.close(session.client, how);
+        if let Some(server) = session.server.take() {
+            kernel.close(server, if connecting { Close::Clean } else { how });
+        }
+        if let Some(server) = session.chosen() {
+            balance::release(server);
+            if connecting {
+                server.ledger.tally.of(index).connects[ConnectResult::Abandoned as usize].bump();
+            }
+        }
+        session.listener.ledger.tally.of(index).ended[ending as usize].bump();
+        let length_us = now.saturating_sub(session.life.accepted_ns) / 1_000;
+        session.listener.pool.ledger.tally.of(index).session.record(length_us);
+        self.desk().sessions.fetch_sub(1, Ordering::Relaxed);
+        self.wheel.clear(key.index);
+        self.report(key, Some(ending), errno, now);
+        self.free_if_quiet(key);
+    }
+
+    /// Frees the slot of an ended session once nothing of it is in flight.
+    pub(super) fn free_if_quiet(&mut self, key: Key) {
+        if let Some(session) = self.sessions.of(key)
+            && session.phase == Phase::Closing
+            && session.in_flight.is_empty()
+        {
+            self.sessions.remove(key);
+        }
+    }
+
+    /// Puts a record of a session into the queue to the log: its end, or (`ending` is `None`) how it stands.
+    pub(super) fn report(&mut self, key: Key, ending: Option<Ending>, errno: i32, now: u64) {
+        if !self.scene.plan.log.access {
+            return;
+        }
+        let Some(session) = self.sessions.of(key) else { return };
+        let life = &session.life;
+        let record = Record {
+            session: life.id,
+            made_ns: now,
+            accepted_ns: life.accepted_ns,
+            listener: Arc::clone(&session.listener),
+            server: life.chosen.or(life.last).map(u32::from),
+            client: life.peer,
+            local_port: life.local_port,
+            queue_us: 0,
+            connect_us: life.connect_us,
+            first_byte_us: life.first_byte_us,
+            bytes_in: session.up.moved,
+            bytes_out: session.down.moved,
+            attempts: life.tried.count(),
+            ending,
+            errno,
+        };
+        let desk = self.desk();
+        if desk.records.push(record).is_err() {
+            desk.tally.records_dropped.bump();
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! From a client to a server: open a session, choose, connect, and try another when that fails.
+
+use std::sync::Arc;
+
+use super::ending::{ConnectResult, Ending};
+use super::record::Note;
+use super::session::{Direction, InFlight, Life, Phase, Role, Session};
+use super::shard::{Mode, REPORT_NS, Shard, micros, ms};
+use crate::balance::{self, Pick, Tried};
+use crate::base::slab::Key;
+use crate::config::plan::{Listener, Terms};
+use crate::kernel::{Close, ConnectOptions, Errno, Kernel, Request, Sock};
+
+/// What to do after a connect failed.
+enum Next {
+    /// The same server, from another local address.
+    Source,
+    /// Another server.
+    Server,
+    /// Give up.
+    End,
+}
+
+impl Shard {
+    /// Opens a session for a connection that counts as this worker's already.
+    pub(super) fn open(
+        &mut self,
+        client: Sock,
+        listener: Arc<Listener>,
+        accepted_ns: u64,
+        now: u64,
+        kernel: &mut impl Kernel,
+    ) {
+        listener.ledger.tally.of(self.index).opened.bump();
+        self.sessions_opened += 1;
+        let peer = if self.scene.plan.log.access { kernel.peer(client) } else { None };
+        let life = Life {
+            id: ((self.index as u64) << 48) | self.sessions_opened,
+            peer,
+            local_port: 0,
+            chosen: None,
+            last: None,
+            tried: Tried::default(),
+            sources_tried: 0,
+            settled: false,
+            doomed: None,
+            accepted_ns,
+            picked_ns: now,
+            active_ns: now,
+            lifetime_ns: self.lifetime_end(&listener.pool.terms, now),
+            report_ns: now + REPORT_NS,
+            connect_us: None,
+            first_byte_us: None,
+        };
+        let key = self.sessions.insert(Session {
+            listener,
+            phase: Phase::Connecting { late: false },
+            in_flight: InFlight::default(),
+            client,
+            server: None,
+            up: Default::default(),
+            down: Default::default(),
+            life,
+        });
+        self.watch(key, Role::ReadClient, kernel);
+        if self.mode == Mode::Stopping {
+            self.end(key, Ending::Shutdown, 0, now, kernel);
+        } else {
+            self.choose(key, None, now, kernel);
+        }
+    }
+
+    /// The kernel's answer to a connect.
+    pub(super) fn connected(&mut self, key: Key, result: Result<(), Errno>, now: u64, kernel: &mut impl Kernel) {
+        let index = self.index;
+        let access = self.scene.plan.log.access;
+        let Some(session) = self.sessions.of(key) else { return };
+        session.in_flight.remove(Role::Connect);
+        let Phase::Connecting { late } = session.phase else {
+            self.free_if_quiet(key);
+            return;
+        };
+        if let Err(errno) = result {
+            let result = if late { ConnectResult::Timeout } else { classify(errno) };
+            if let Some(sock) = session.server.take() {
+                kernel.close(sock, Close::Clean);
+            }
+            self.connect_failed(key, result, errno, now, kernel);
+            return;
+        }
+        let us = micros(now - session.life.picked_ns);
+        session.life.connect_us = Some(us);
+        session.life.active_ns = now;
+        session.phase = Phase::Relaying;
+        if let Some(server) = session.chosen() {
+            server.ledger.tally.of(index).connects[ConnectResult::Ok as usize].bump();
+        }
+        session.listener.pool.ledger.tally.of(index).connect.record(u64::from(us));
+        if let (true, Some(sock)) = (access, session.server) {
+            session.life.local_port = kernel.local_port(sock);
+        }
+        let waiting = session.up.readable;
+        self.set_timer(key, now);
+        self.watch(key, Role::ReadServer, kernel);
+        if waiting {
+            self.drive(key, Direction::Up, now, kernel);
+        }
+    }
+
+    /// A connect has had all the time it may take.
+    pub(super) fn connect_is_late(&mut self, key: Key, now: u64, kernel: &mut impl Kernel) {
+        let Some(session) = self.sessions.of(key) else { return };
+        session.phase = Phase::Connecting { late: true };
+        if session.in_flight.has(Role::Connect) {
+            kernel.cancel(Request::Connect, Role::Connect.token(key));
+        } else {
+            // Unreachable by the table of phases: a connecting session has a connect in flight.
+            self.end(key, Ending::Internal, 0, now, kernel);
+        }
+    }
+
+    /// Chooses a server and begins to connect, over and over until one begins or the session ends. `failed` is how the last
+    /// attempt went, if there was one.
+    fn choose(&mut self, key: Key, failed: Option<(ConnectResult, Errno)>, now: u64, kernel: &mut impl Kernel) {
+        let mut failed = failed;
+        loop {
+            let Some(session) = self.sessions.of(key) else { return };
+            let server = match balance::pick(&session.listener.pool, &session.life.tried) {
+                Pick::Server(server) => server,
+                pick => {
+                    let ending = match (failed, pick) {
+                        (Some((result, _)), _) => result.ending(),
+                        (None, Pick::Full) => Ending::ServersFull,
+                        (None, _) => Ending::NoServer,
+                    };
+                    let errno = failed.map_or(0, |(_, errno)| errno as i32);
+                    self.end(key, ending, errno, now, kernel);
+                    return;
+                }
+            };
+            session.life.tried.add(server);
+            session.life.chosen = Some(server);
+            session.life.sources_tried = 0;
+            if let Some((result, _)) = failed.take()
+                && result != ConnectResult::Ok
+            {
+                session.listener.pool.ledger.tally.of(self.index).retries.bump();
+            }
+            match self.begin(key, now, kernel) {
+                Ok(()) => return,
+                Err(failure) => failed = Some(failure),
+            }
+        }
+    }
+
+    /// Begins to connect to the chosen server, from one source after the other if there are several. On `Err` the attempt
+    /// is over and counted, and another server may be tried; or the session has ended.
+    fn begin(&mut self, key: Key, now: u64, kernel: &mut impl Kernel) -> Result<(), (ConnectResult, Errno)> {
+        loop {
+            let Some(session) = self.sessions.of(key) else { return Ok(()) };
+            let Some(chosen) = session.life.chosen else { return Ok(()) };
+            let pool = &session.listener.pool;
+            let server = &pool.servers[usize::from(chosen)];
+            let sources = pool.terms.sources.as_slice();
+            let source = match sources.len() {
+                0 => None,
+                count => {
+                    self.source_turn = self.source_turn.wrapping_add(1);
+                    Some(sources[self.source_turn % count])
+                }
+            };
+            let deadline = now + ms(pool.terms.connect_ms);
+            match kernel.connect(&server.sockaddr, ConnectOptions { source }, Role::Connect.token(key)) {
+                Ok(sock) => {
+                    session.server = Some(sock);
+                    session.in_flight.add(Role::Connect);
+                    session.phase = Phase::Connecting { late: false };
+                    session.life.picked_ns = now;
+                    self.wheel.set(key.index, deadline);
+                    return Ok(());
+                }
+                Err(errno) => {
+                    let result = classify(errno);
+                    match self.attempt_over(key, result, now) {
+                        Next::Source => {}
+                        Next::Server => return Err((result, errno)),
+                        Next::End => {
+                            self.end(key, result.ending(), errno as i32, now, kernel);
+                            return Ok(());
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn connect_failed(&mut self, key: Key, result: ConnectResult, errno: Errno, now: u64, kernel: &mut impl Kernel) {
+        match self.attempt_over(key, result, now) {
+            Next::Source => match self.begin(key, now, kernel) {
+                Ok(()) => {}
+                Err(failed) => self.choose(key, Some(failed), now, kernel),
+            },
+            Next::Server => self.choose(key, Some((result, errno)), now, kernel),
+            Next::End => self.end(key, result.ending(), errno as i32, now, kernel),
+        }
+    }
+
+    /// Counts a failed attempt, gives the place on its server back unless the same server is tried again, and says what
+    /// comes next.
+    fn attempt_over(&mut self, key: Key, result: ConnectResult, now: u64) -> Next {
+        let index = self.index;
+        let Some(session) = self.sessions.of(key) else { return Next::End };
+        let Some(chosen) = session.life.chosen else { return Next::End };
+        let pool = &session.listener.pool;
+        let server = &pool.servers[usize::from(chosen)];
+        server.ledger.tally.of(index).connects[result as usize].bump();
+        if result == ConnectResult::NoPorts {
+            let listener = Arc::clone(&session.listener);
+            session.life.sources_tried = session.life.sources_tried.saturating_add(1);
+            let again = usize::from(session.life.sources_tried) < pool.terms.sources.len();
+            self.quiet.ports_ns =
+                self.note(self.quiet.ports_ns, now, || Note::NoPorts { listener, server: u32::from(chosen) });
+            if again {
+                return Next::Source;
+            }
+        }
+        let Some(session) = self.sessions.of(key) else { return Next::End };
+        let pool = &session.listener.pool;
+        balance::release(&pool.servers[usize::from(chosen)]);
+        session.life.chosen = None;
+        session.life.last = Some(chosen);
+        let attempts_left = session.life.tried.count() < pool.terms.connect_attempts;
+        if result == ConnectResult::Resource || !attempts_left { Next::End } else { Next::Server }
+    }
+
+    /// When `max_lifetime` ends a session that begins now: up to a tenth early, so that sessions that began together
+    /// do not end together.
+    fn lifetime_end(&mut self, terms: &Terms, now: u64) -> u64 {
+        if terms.lifetime_ms == 0 {
+            return u64::MAX;
+        }
+        // xorshift64 (Marsaglia 2003): jitter needs no better.
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        let length = ms(terms.lifetime_ms);
+        now + length - self.random % (length / 10).max(1)
+    }
+}
+
+/// What an errno of connect(2), socket(2) or bind(2) means.
+fn classify(errno: Errno) -> ConnectResult {
+    match errno {
+        Errno::ECONNREFUSED | Errno::ENOENT | Errno::ECONNRESET => ConnectResult::Refused,
+        Errno::ETIMEDOUT | Errno::ECANCELED => ConnectResult::Timeout,
+        Errno::EADDRNOTAVAIL | Errno::EADDRINUSE => ConnectResult::NoPorts,
+        Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM => ConnectResult::Resource,
+        _ => ConnectResult::Unreachable,
+    }
+}

@@ -1,0 +1,240 @@
+//! Doors: a worker's listening sockets, from arming to the last connection in their queue.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::commons::{Door, Mail};
+use super::ending::Refusal;
+use super::record::Note;
+use super::session::Role;
+use super::shard::{Mode, Shard, ms};
+use crate::base::slab::Key;
+use crate::config::plan::Listener;
+use crate::kernel::{Close, Errno, Kernel, Request, Sock};
+
+/// First pause after accept failed for want of something, in milliseconds; it doubles up to the last.
+const PAUSE_FIRST_MS: u32 = 10;
+/// Longest pause.
+const PAUSE_LAST_MS: u32 = 500;
+/// A worker hands a connection over when it has this many sessions more than the least loaded, and an eighth: below that
+/// the difference is chance and levels out by itself.
+const IMBALANCE_MIN: u32 = 4;
+
+/// A door as one worker has it.
+#[derive(Debug)]
+pub struct DoorSlot {
+    door: Arc<Door>,
+    listener: Arc<Listener>,
+    state: DoorState,
+    pause_ms: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DoorState {
+    /// An accept is in flight.
+    Open,
+    /// Accept failed; again at this time.
+    Paused { until_ns: u64 },
+    /// The accept is being cancelled; its last event frees the slot.
+    Closing,
+}
+
+impl Shard {
+    /// Takes up the published scene: opens doors that are new, gives kept ones their new listener, and closes those that
+    /// are gone, after the connections in their queues have been taken.
+    pub fn adopt(&mut self, now: u64, kernel: &mut impl Kernel) {
+        let scene = self.commons.scene.load_full();
+        if self.mode != Mode::Serving {
+            self.scene = scene;
+            return;
+        }
+        let keys: Vec<Key> = self.doors.keys().collect();
+        for key in keys {
+            let Some(slot) = self.doors.of(key) else { continue };
+            match scene.doors.iter().find(|(door, _)| door.id == slot.door.id) {
+                Some((_, listener)) => slot.listener = Arc::clone(listener),
+                None => self.close_door(key, now, kernel),
+            }
+        }
+        for (door, listener) in &scene.doors {
+            if !self.has_door(door.id) {
+                let key = self.doors.insert(DoorSlot {
+                    door: Arc::clone(door),
+                    listener: Arc::clone(listener),
+                    state: DoorState::Open,
+                    pause_ms: PAUSE_FIRST_MS,
+                });
+                kernel.accept(self.socket(door), Role::Door.token(key));
+            }
+        }
+        self.scene = scene;
+    }
+
+    /// Stops taking connections.
+    pub(super) fn leave(&mut self, mode: Mode, now: u64, kernel: &mut impl Kernel) {
+        self.mode = mode;
+        let keys: Vec<Key> = self.doors.keys().collect();
+        for key in keys {
+            self.close_door(key, now, kernel);
+        }
+    }
+
+    /// An accept has an answer.
+    pub(super) fn accepted(
+        &mut self,
+        key: Key,
+        result: Result<Sock, Errno>,
+        more: bool,
+        now: u64,
+        kernel: &mut impl Kernel,
+    ) {
+        if !std::ptr::eq(Arc::as_ptr(&self.commons.scene.load()), Arc::as_ptr(&self.scene)) {
+            self.adopt(now, kernel);
+        }
+        let Some(slot) = self.doors.of(key) else {
+            // Unreachable: a door goes with the last event of its accept. A socket is never left behind all the same.
+            let _ = result.map(|sock| kernel.close(sock, Close::Reset));
+            return;
+        };
+        let listener = Arc::clone(&slot.listener);
+        let closing = slot.state == DoorState::Closing;
+        match result {
+            Ok(sock) => {
+                slot.pause_ms = PAUSE_FIRST_MS;
+                self.admit(sock, listener, now, kernel);
+            }
+            Err(errno) if is_shortage(errno) && !closing => self.pause(key, errno, now),
+            // A connection that was gone before it was taken, or the end of a cancelled accept.
+            Err(_) => {}
+        }
+        if more {
+            return;
+        }
+        let Some(slot) = self.doors.of(key) else { return };
+        match slot.state {
+            DoorState::Closing => drop(self.doors.remove(key)),
+            DoorState::Paused { .. } => {}
+            DoorState::Open => {
+                let door = Arc::clone(&slot.door);
+                kernel.accept(self.socket(&door), Role::Door.token(key));
+            }
+        }
+    }
+
+    /// Accepts again at doors whose pause is over.
+    pub(super) fn wake_doors(&mut self, now: u64, kernel: &mut impl Kernel) {
+        if self.doors_paused == 0 {
+            return;
+        }
+        let keys: Vec<Key> = self.doors.keys().collect();
+        for key in keys {
+            let Some(slot) = self.doors.of(key) else { continue };
+            if matches!(slot.state, DoorState::Paused { until_ns } if until_ns <= now) {
+                slot.state = DoorState::Open;
+                self.doors_paused -= 1;
+                let door = Arc::clone(&slot.door);
+                kernel.accept(self.socket(&door), Role::Door.token(key));
+            }
+        }
+    }
+
+    /// When the next pause is over.
+    pub(super) fn next_door_ns(&self) -> Option<u64> {
+        if self.doors_paused == 0 {
+            return None;
+        }
+        self.doors
+            .iter()
+            .filter_map(|slot| if let DoorState::Paused { until_ns } = slot.state { Some(until_ns) } else { None })
+            .min()
+    }
+
+    /// A new connection: refuse it, hand it to a less loaded worker, or open a session.
+    fn admit(&mut self, sock: Sock, listener: Arc<Listener>, now: u64, kernel: &mut impl Kernel) {
+        let tally = listener.ledger.tally.of(self.index);
+        tally.accepted.bump();
+        if self.commons.sessions() >= self.commons.max_connections.load(Ordering::Relaxed) {
+            tally.rejected[Refusal::MaxConnections as usize].bump();
+            kernel.close(sock, Close::Reset);
+            self.quiet.full_ns = self.note(self.quiet.full_ns, now, || Note::MaxConnections { listener });
+            return;
+        }
+        let worker = self.least_loaded();
+        // Counted before it arrives, so that the next choice knows of it.
+        self.commons.desks[worker].sessions.fetch_add(1, Ordering::Relaxed);
+        if worker == self.index {
+            self.open(sock, listener, now, now, kernel);
+            return;
+        }
+        match self.commons.post(worker, Mail::Connection { sock, listener, accepted_ns: now }, kernel) {
+            Ok(()) => self.desk().tally.handed_over.bump(),
+            Err(mail) => {
+                self.commons.desks[worker].sessions.fetch_sub(1, Ordering::Relaxed);
+                self.desk().sessions.fetch_add(1, Ordering::Relaxed);
+                self.obey(mail, now, kernel);
+            }
+        }
+    }
+
+    /// Who should have the next session: this worker, unless another has clearly fewer.
+    fn least_loaded(&self) -> usize {
+        let load = |worker: usize| self.commons.desks[worker].sessions.load(Ordering::Relaxed);
+        let mine = load(self.index);
+        let Some((least, worker)) = (0..self.commons.desks.len()).map(|worker| (load(worker), worker)).min() else {
+            return self.index;
+        };
+        if mine >= least + IMBALANCE_MIN + least / 8 { worker } else { self.index }
+    }
+
+    fn pause(&mut self, key: Key, errno: Errno, now: u64) {
+        let Some(slot) = self.doors.of(key) else { return };
+        let pause_ms = slot.pause_ms;
+        slot.state = DoorState::Paused { until_ns: now + ms(pause_ms) };
+        slot.pause_ms = (pause_ms * 2).min(PAUSE_LAST_MS);
+        let listener = Arc::clone(&slot.listener);
+        self.doors_paused += 1;
+        listener.ledger.tally.of(self.index).rejected[Refusal::AcceptFailed as usize].bump();
+        self.quiet.accept_ns =
+            self.note(self.quiet.accept_ns, now, || Note::AcceptPaused { listener, errno: errno as i32, pause_ms });
+    }
+
+    fn close_door(&mut self, key: Key, now: u64, kernel: &mut impl Kernel) {
+        let Some(slot) = self.doors.of(key) else { return };
+        let (door, listener) = (Arc::clone(&slot.door), Arc::clone(&slot.listener));
+        let state = std::mem::replace(&mut slot.state, DoorState::Closing);
+        let socket = self.socket(&door);
+        // What the kernel has accepted for us is ours to serve. Bounded: a flood of newcomers is not.
+        for _ in 0..QUEUE_TAKEN_MAX {
+            match kernel.accept_now(socket) {
+                Ok(sock) => self.admit(sock, Arc::clone(&listener), now, kernel),
+                Err(Errno::ECONNABORTED | Errno::EINTR) => {}
+                Err(_) => break,
+            }
+        }
+        match state {
+            DoorState::Open => kernel.cancel(Request::Accept, Role::Door.token(key)),
+            DoorState::Paused { .. } => {
+                self.doors_paused -= 1;
+                self.doors.remove(key);
+            }
+            DoorState::Closing => {}
+        }
+    }
+
+    fn has_door(&mut self, id: u64) -> bool {
+        self.doors.iter().any(|slot| slot.door.id == id && slot.state != DoorState::Closing)
+    }
+
+    fn socket(&self, door: &Door) -> Sock {
+        use std::os::fd::AsRawFd;
+        Sock(door.sockets[self.index].as_raw_fd())
+    }
+}
+
+/// Connections taken out of the queue of a door that closes: the longest queue a listening socket of ours can have.
+const QUEUE_TAKEN_MAX: usize = 4096;
+
+/// Errnos of accept4(2) that pass when somebody gives something back.
+fn is_shortage(errno: Errno) -> bool {
+    matches!(errno, Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)
+}

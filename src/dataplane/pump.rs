@@ -1,0 +1,281 @@
+//! The pump: moves the bytes of one direction from one socket to the other.
+//!
+//! It begins by *copying* through the worker's one buffer: nothing is held per connection, and small messages cost two
+//! system calls. A read that fills the buffer announces bulk, and the pump turns to *splicing* through a borrowed pipe; a
+//! splice smaller than the buffer turns it back. What the receiver does not take at once is the *residue*: it stays in
+//! the pipe, or in a spill of at most a buffer's size. While there is residue nothing is read: that is the back-pressure,
+//! and it bounds what a direction can hold.
+//!
+//! ```text
+//! run ─┬─ residue? ─ write it ─ not all taken ─────────────────────────► Full   (a Writable edge will come)
+//!      ├─ end of stream seen before? ──────────────────────────────────► Ended
+//!      ├─ budget used up? ─────────────────────────────────────────────► Budget (run again soon: no edge will come)
+//!      ├─ read ─ nothing there ────────────────────────────────────────► Drained (a Readable edge will come)
+//!      │       ├ end of stream ────────────────────────────────────────► Ended
+//!      │       └ bytes ─ write ─ all taken: again from the top; else they are residue
+//!      └─ an errno from either socket ─────────────────────────────────► Fault
+//! ```
+
+use super::pipes::Pipes;
+use crate::kernel::{Errno, Kernel, Pipe, Sock};
+
+/// The copy buffer of a worker, in bytes, and with it the most a spill can hold.
+pub const BUFFER: usize = 16 * 1024;
+/// Bytes one run of a pump may move before others get their turn.
+pub const BUDGET: usize = 1 << 20;
+/// Spills a worker keeps for reuse, [`BUFFER`] bytes each.
+const SPILLS_IDLE_MAX: usize = 64;
+
+/// One direction of a session.
+#[derive(Debug, Default)]
+pub struct Pump {
+    mover: Mover,
+    residue: Residue,
+    /// The sender has finished: read returned 0. The receiver is told once the residue is gone.
+    ended: bool,
+    /// The receiver has been told (FIN).
+    pub finished: bool,
+    /// The source has said that its end, or an error, is near: read on until it shows, even after a short read.
+    pub ending: bool,
+    /// There may be something to read.
+    pub readable: bool,
+    /// Waits for its turn because the budget was used up.
+    pub queued: bool,
+    /// Bytes the receiver's socket has taken.
+    pub moved: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Mover {
+    #[default]
+    Copy,
+    Splice,
+}
+
+#[derive(Debug, Default)]
+enum Residue {
+    #[default]
+    None,
+    /// Bytes `from..` of a spill.
+    Spilled { bytes: Vec<u8>, from: usize },
+    /// This many bytes in a pipe.
+    Piped { pipe: Pipe, held: usize },
+}
+
+/// Why a run stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The source has nothing more now.
+    Drained,
+    /// The receiver takes no more now.
+    Full,
+    /// There may be more, but others have a turn first.
+    Budget,
+    /// The sender has finished, and the receiver's socket has every byte.
+    Ended,
+    /// The sender's socket failed.
+    SourceFault(Errno),
+    /// The receiver's socket failed.
+    SinkFault(Errno),
+}
+
+/// What a worker lends its pumps.
+#[derive(Debug)]
+pub struct Tools {
+    buffer: Box<[u8; BUFFER]>,
+    spills: Vec<Vec<u8>>,
+    /// Pipes for splice.
+    pub pipes: Pipes,
+}
+
+impl Default for Tools {
+    fn default() -> Self {
+        Self { buffer: Box::new([0; BUFFER]), spills: Vec::new(), pipes: Pipes::default() }
+    }
+}
+
+impl Pump {
+    /// Moves bytes from `from` to `to` until one of them stops it.
+    pub fn run(&mut self, from: Sock, to: Sock, tools: &mut Tools, kernel: &mut impl Kernel) -> Stop {
+        if let Err(stop) = self.flush(to, tools, kernel) {
+            return stop;
+        }
+        let start = self.moved;
+        let mut first = true;
+        loop {
+            if self.ended {
+                return Stop::Ended;
+            }
+            if self.moved - start >= BUDGET as u64 {
+                return Stop::Budget;
+            }
+            let step = match self.mover {
+                Mover::Copy => self.copy(from, to, tools, kernel),
+                Mover::Splice => self.splice(from, to, tools, kernel, first),
+            };
+            first = false;
+            if let Err(stop) = step {
+                return stop;
+            }
+        }
+    }
+
+    /// True while bytes wait for the receiver.
+    pub fn is_blocked(&self) -> bool {
+        !matches!(self.residue, Residue::None)
+    }
+
+    /// True once the sender has finished and every byte is delivered.
+    pub fn is_over(&self) -> bool {
+        self.ended && !self.is_blocked()
+    }
+
+    /// Throws the residue away: the session ends before it could be delivered.
+    pub fn abandon(&mut self, tools: &mut Tools, kernel: &mut impl Kernel) {
+        match std::mem::take(&mut self.residue) {
+            Residue::None => {}
+            Residue::Spilled { bytes, .. } => tools.keep_spill(bytes),
+            Residue::Piped { pipe, .. } => tools.pipes.discard(pipe, kernel),
+        }
+    }
+
+    /// Writes the residue. `Ok` when none is left.
+    fn flush(&mut self, to: Sock, tools: &mut Tools, kernel: &mut impl Kernel) -> Result<(), Stop> {
+        let taken = match &mut self.residue {
+            Residue::None => return Ok(()),
+            Residue::Spilled { bytes, from } => written(kernel.send(to, &bytes[*from..]))?,
+            Residue::Piped { pipe, held } => written(kernel.pour(pipe, to, *held))?,
+        };
+        self.moved += taken as u64;
+        match &mut self.residue {
+            Residue::None => {}
+            Residue::Spilled { bytes, from } => {
+                *from += taken;
+                if *from < bytes.len() {
+                    return Err(Stop::Full);
+                }
+            }
+            Residue::Piped { held, .. } => {
+                *held -= taken;
+                if *held > 0 {
+                    return Err(Stop::Full);
+                }
+            }
+        }
+        match std::mem::take(&mut self.residue) {
+            Residue::None => {}
+            Residue::Spilled { bytes, .. } => tools.keep_spill(bytes),
+            Residue::Piped { pipe, .. } => tools.pipes.give_back(pipe, kernel),
+        }
+        Ok(())
+    }
+
+    /// One read into the buffer, one write out of it.
+    #[inline]
+    fn copy(&mut self, from: Sock, to: Sock, tools: &mut Tools, kernel: &mut impl Kernel) -> Result<(), Stop> {
+        let got = match kernel.recv(from, &mut tools.buffer[..]) {
+            Ok(0) => {
+                self.ended = true;
+                return Err(Stop::Ended);
+            }
+            Ok(got) => got,
+            Err(errno) => return Err(nothing_read(errno)),
+        };
+        let sent = match kernel.send(to, &tools.buffer[..got]) {
+            Ok(sent) => sent,
+            Err(Errno::EAGAIN) => 0,
+            Err(errno) => return Err(Stop::SinkFault(errno)),
+        };
+        self.moved += sent as u64;
+        if got == BUFFER {
+            self.mover = Mover::Splice;
+        }
+        if sent < got {
+            self.residue = Residue::Spilled { bytes: tools.spill(sent, got), from: 0 };
+            return Err(Stop::Full);
+        }
+        // A short read has emptied the socket; whatever comes after it is a new edge. An end announced before is none.
+        if got < BUFFER && !self.ending {
+            return Err(Stop::Drained);
+        }
+        Ok(())
+    }
+
+    /// One splice into a pipe, one out of it.
+    fn splice(
+        &mut self,
+        from: Sock,
+        to: Sock,
+        tools: &mut Tools,
+        kernel: &mut impl Kernel,
+        first: bool,
+    ) -> Result<(), Stop> {
+        let Some(pipe) = tools.pipes.borrow(kernel) else {
+            return self.copy(from, to, tools, kernel);
+        };
+        let held = match kernel.fill(&pipe, from, pipe.size) {
+            Ok(0) => {
+                tools.pipes.give_back(pipe, kernel);
+                self.ended = true;
+                return Err(Stop::Ended);
+            }
+            Ok(held) => held,
+            Err(errno) => {
+                tools.pipes.give_back(pipe, kernel);
+                if errno == Errno::EAGAIN && first {
+                    // An edge, and yet nothing to splice: urgent data stops splice(2) but not recv(2) (tcp_splice_read).
+                    self.mover = Mover::Copy;
+                    return Ok(());
+                }
+                return Err(nothing_read(errno));
+            }
+        };
+        if held < BUFFER {
+            self.mover = Mover::Copy;
+        }
+        // Exactly what is in it: a larger length makes the kernel wait for more (MSG_MORE in splice_to_socket).
+        let poured = match kernel.pour(&pipe, to, held) {
+            Ok(poured) => poured,
+            Err(Errno::EAGAIN) => 0,
+            Err(errno) => {
+                tools.pipes.discard(pipe, kernel);
+                return Err(Stop::SinkFault(errno));
+            }
+        };
+        self.moved += poured as u64;
+        if poured < held {
+            self.residue = Residue::Piped { pipe, held: held - poured };
+            return Err(Stop::Full);
+        }
+        tools.pipes.give_back(pipe, kernel);
+        Ok(())
+    }
+}
+
+impl Tools {
+    /// Copies bytes `from..to` of the buffer into a spill.
+    fn spill(&mut self, from: usize, to: usize) -> Vec<u8> {
+        let mut spill = self.spills.pop().unwrap_or_default();
+        spill.extend_from_slice(&self.buffer[from..to]);
+        spill
+    }
+
+    fn keep_spill(&mut self, mut spill: Vec<u8>) {
+        if self.spills.len() < SPILLS_IDLE_MAX {
+            spill.clear();
+            self.spills.push(spill);
+        }
+    }
+}
+
+fn written(result: Result<usize, Errno>) -> Result<usize, Stop> {
+    match result {
+        Ok(taken) => Ok(taken),
+        Err(Errno::EAGAIN) => Err(Stop::Full),
+        Err(errno) => Err(Stop::SinkFault(errno)),
+    }
+}
+
+fn nothing_read(errno: Errno) -> Stop {
+    if errno == Errno::EAGAIN { Stop::Drained } else { Stop::SourceFault(errno) }
+}

@@ -1,0 +1,244 @@
+//! A real worker on a real ring, over loopback: what a session does, seen from both ends.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::commons::{Commons, Door, Mail, Scene};
+use super::ending::{ConnectResult, Ending};
+use super::record::Record;
+use crate::config::ledger::Registry;
+use crate::config::plan::{Address, Listener};
+use crate::kernel::uring::RingBell;
+
+/// A worker with one listener and one pool, stopped when dropped.
+struct Bench {
+    commons: Arc<Commons>,
+    bell: RingBell,
+    worker: Option<JoinHandle<()>>,
+    address: SocketAddr,
+    listener: Arc<Listener>,
+}
+
+fn bench(servers: &[SocketAddr], terms: &str) -> Bench {
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let address = socket.local_addr().unwrap();
+    let servers: String =
+        servers.iter().enumerate().map(|(i, server)| format!("{{ name = 's{i}', address = '{server}' }},")).collect();
+    let text = format!(
+        "[listeners.l]\nbind = '{address}'\npool = 'p'\n[pools.p]\nservers = [{servers}]\nconnect_timeout = '2s'\n{terms}"
+    );
+    let draft = crate::config::parse("test", &text, &|_| None).unwrap_or_else(|complaints| panic!("{complaints}"));
+    let plan = Arc::new(draft.compile(&mut Registry::new(1), None));
+    let listener = Arc::clone(&plan.listeners[0]);
+    let door = Arc::new(Door { id: 1, address: Address::Inet(address), sockets: vec![OwnedFd::from(socket)] });
+    let commons = Arc::new(Commons::new(1, Scene { plan, doors: vec![(door, Arc::clone(&listener))] }, 10_000));
+    let worker = super::worker::start(0, None, Arc::clone(&commons)).expect("io_uring is to be had");
+    Bench { commons, bell: RingBell::new().unwrap(), worker: Some(worker), address, listener }
+}
+
+impl Bench {
+    fn client(&self) -> TcpStream {
+        let client = TcpStream::connect(self.address).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        client
+    }
+
+    fn record(&self) -> Record {
+        let end = Instant::now() + Duration::from_secs(10);
+        loop {
+            if let Some(record) = self.commons.desks[0].records.pop() {
+                return record;
+            }
+            assert!(Instant::now() < end, "no record came");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.commons.post(0, Mail::Stop, &mut self.bell).unwrap();
+        self.worker.take().unwrap().join().unwrap();
+        let tally = self.listener.ledger.tally.of(0);
+        let ended: u64 = tally.ended.iter().map(|count| count.read()).sum();
+        assert_eq!(tally.opened.read(), ended, "every session ends once");
+        assert_eq!(self.commons.sessions(), 0);
+        for server in &self.listener.pool.servers {
+            assert_eq!(server.ledger.active.load(Ordering::Relaxed), 0, "every place is given back");
+        }
+    }
+}
+
+fn server() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// Bytes that differ at every offset, so that a swap or a gap shows.
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len as u64).map(|i| (i.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect()
+}
+
+#[test]
+fn bytes_go_both_ways_and_half_close_goes_through() {
+    let (backend, address) = server();
+    let bench = bench(&[address], "");
+    let sent = pattern(20 << 20);
+    let expected = sent.clone();
+    let serving = thread::spawn(move || {
+        let (mut conn, _) = backend.accept().unwrap();
+        let mut got = Vec::new();
+        conn.read_to_end(&mut got).unwrap();
+        // The client has finished; the answer still goes through.
+        conn.write_all(&got).unwrap();
+    });
+    let mut client = bench.client();
+    client.write_all(&sent).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let mut back = Vec::new();
+    client.read_to_end(&mut back).unwrap();
+    serving.join().unwrap();
+    assert!(back == expected, "got {} bytes", back.len());
+    let record = bench.record();
+    assert_eq!(record.ending, Some(Ending::Done));
+    assert_eq!((record.bytes_in, record.bytes_out), (20 << 20, 20 << 20));
+    assert_eq!(record.client, Some(client.local_addr().unwrap()));
+}
+
+#[test]
+fn a_server_that_speaks_first_is_heard() {
+    let (backend, address) = server();
+    let bench = bench(&[address], "");
+    let mut client = bench.client();
+    let (mut conn, _) = backend.accept().unwrap();
+    conn.write_all(b"welcome").unwrap();
+    let mut seven = [0; 7];
+    client.read_exact(&mut seven).unwrap();
+    assert_eq!(&seven, b"welcome");
+}
+
+#[test]
+fn a_reset_arrives_as_a_reset() {
+    let (backend, address) = server();
+    let bench = bench(&[address], "");
+    for from_client in [true, false] {
+        let mut client = bench.client();
+        let (mut conn, _) = backend.accept().unwrap();
+        client.write_all(b"x").unwrap();
+        conn.read_exact(&mut [0]).unwrap();
+        let (gone, mut left) = if from_client { (client, conn) } else { (conn, client) };
+        socket2::SockRef::from(&gone).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(gone);
+        let error = left.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        let ending = if from_client { Ending::ClientReset } else { Ending::ServerReset };
+        assert_eq!(bench.record().ending, Some(ending));
+    }
+}
+
+#[test]
+fn a_refused_connect_goes_to_the_next_server() {
+    let (backend, address) = server();
+    let refusing = { server().1 };
+    let bench = bench(&[refusing, address], "");
+    for _ in 0..4 {
+        let client = bench.client();
+        drop(backend.accept().unwrap());
+        drop(client);
+        let record = bench.record();
+        assert_eq!(record.server, Some(1));
+        assert_eq!(record.ending, Some(Ending::Done));
+    }
+    let dead = &bench.listener.pool.servers[0].ledger.tally.of(0).connects;
+    assert!(dead[ConnectResult::Refused as usize].read() >= 2);
+}
+
+#[test]
+fn when_no_server_accepts_the_client_is_reset() {
+    let refusing = { server().1 };
+    let bench = bench(&[refusing], "");
+    let mut client = bench.client();
+    assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(bench.record().ending, Some(Ending::ConnectRefused));
+}
+
+#[test]
+fn silence_ends_a_session_by_its_timer() {
+    let (_backend, address) = server();
+    let bench = bench(&[address], "idle_timeout = '50ms'");
+    let mut client = bench.client();
+    assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(bench.record().ending, Some(Ending::IdleTimeout));
+}
+
+#[test]
+fn a_half_closed_session_has_a_timer_of_its_own() {
+    let (backend, address) = server();
+    let bench = bench(&[address], "half_close_timeout = '50ms'");
+    let mut client = bench.client();
+    client.shutdown(Shutdown::Write).unwrap();
+    let (mut conn, _) = backend.accept().unwrap();
+    assert_eq!(conn.read(&mut [0]).unwrap(), 0);
+    assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(bench.record().ending, Some(Ending::HalfCloseTimeout));
+}
+
+#[test]
+fn what_a_server_said_before_its_reset_is_delivered() {
+    let (backend, address) = server();
+    let bench = bench(&[address], "");
+    let mut client = bench.client();
+    let (mut conn, _) = backend.accept().unwrap();
+    // Unread input makes the close a reset, as with a web server that refuses an upload.
+    client.write_all(b"a request nobody reads").unwrap();
+    conn.peek(&mut [0]).unwrap();
+    let said = pattern(100_000);
+    conn.write_all(&said).unwrap();
+    drop(conn);
+    let mut got = Vec::new();
+    let error = client.read_to_end(&mut got).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert!(!got.is_empty() && said.starts_with(&got), "{} bytes", got.len());
+}
+
+#[test]
+fn a_reader_that_stops_holds_only_its_own_sender() {
+    let (backend, address) = server();
+    let bench = bench(&[address], "");
+    let mut slow = bench.client();
+    let (mut source, _) = backend.accept().unwrap();
+    source.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+    let chunk = pattern(1 << 20);
+    let mut accepted = 0usize;
+    loop {
+        match source.write(&chunk) {
+            Ok(n) => accepted += n,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => break,
+            Err(error) => panic!("{error}"),
+        }
+        assert!(accepted < 64 << 20, "nothing holds the sender back");
+    }
+    // Another session is served meanwhile.
+    let mut other = bench.client();
+    let (mut conn, _) = backend.accept().unwrap();
+    other.write_all(b"hello").unwrap();
+    let mut five = [0; 5];
+    conn.read_exact(&mut five).unwrap();
+    drop(source);
+    let mut got = 0;
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match slow.read(&mut buffer).unwrap() {
+            0 => break,
+            n => got += n,
+        }
+    }
+    assert_eq!(got, accepted);
+}

@@ -1,0 +1,75 @@
+//! What the process uses, as Prometheus clients name it: `process_*`.
+
+use std::fs;
+
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeVal;
+
+/// What is used now.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Usage {
+    /// Time on a CPU, user and system, in seconds.
+    pub cpu_s: f64,
+    /// Memory that is resident, in bytes.
+    pub resident_bytes: u64,
+    /// Address space, in bytes.
+    pub virtual_bytes: u64,
+    /// Open descriptors.
+    pub descriptors: u64,
+    /// Threads.
+    pub threads: u64,
+}
+
+/// Reads it from getrusage(2) and proc(5); what cannot be read is 0.
+pub fn usage() -> Usage {
+    let seconds = |time: TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+    let cpu_s = getrusage(UsageWho::RUSAGE_SELF)
+        .map(|usage| seconds(usage.user_time()) + seconds(usage.system_time()))
+        .unwrap_or(0.0);
+    let (virtual_pages, resident_pages) = pages(&read("/proc/self/statm"));
+    let page = page_bytes();
+    Usage {
+        cpu_s,
+        resident_bytes: resident_pages * page,
+        virtual_bytes: virtual_pages * page,
+        descriptors: entries("/proc/self/fd").saturating_sub(1), // the one that reads the directory
+        threads: entries("/proc/self/task"),
+    }
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+fn entries(path: &str) -> u64 {
+    fs::read_dir(path).map_or(0, |directory| directory.count() as u64)
+}
+
+/// The first two figures of `/proc/self/statm`.
+fn pages(statm: &str) -> (u64, u64) {
+    let mut figures = statm.split(' ').map(|figure| figure.parse().unwrap_or(0));
+    (figures.next().unwrap_or(0), figures.next().unwrap_or(0))
+}
+
+fn page_bytes() -> u64 {
+    nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
+        .ok()
+        .flatten()
+        .and_then(|bytes| u64::try_from(bytes).ok())
+        .unwrap_or(4_096)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_process_uses_something() {
+        let usage = usage();
+        assert!(usage.cpu_s >= 0.0);
+        assert!(usage.resident_bytes > 100_000 && usage.virtual_bytes > usage.resident_bytes);
+        assert!(usage.descriptors >= 3 && usage.threads >= 1);
+        assert_eq!(pages("12 7 3 0 0 0 0\n"), (12, 7));
+        assert_eq!(pages(""), (0, 0));
+    }
+}

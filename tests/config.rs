@@ -1,0 +1,361 @@
+//! Golden complaints: each file in `tests/config/wrong` is refused in exactly the words of its `.expected`; each in
+//! `tests/config/right` passes. `RINGWAY_BLESS=1 cargo test --test config` writes the expected words anew; read the
+//! difference before it is committed.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+use ringway::config::ledger::Registry;
+use ringway::config::{Draft, diff, parse};
+
+/// The environment of every test.
+fn environment(name: &str) -> Option<String> {
+    let value = match name {
+        "HOST" => "127.0.0.1",
+        "PORT" => "8080",
+        "BAD_PORT" => "99999",
+        _ => return None,
+    };
+    Some(value.to_owned())
+}
+
+fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let entries =
+        fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut files: Vec<PathBuf> = entries
+        .map(|entry| entry.expect("a readable folder").path())
+        .filter(|path| path.extension().is_some_and(|found| found == extension))
+        .collect();
+    files.sort();
+    files
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name()
+        .expect("a file")
+        .to_string_lossy()
+        .into_owned()
+}
+
+fn right(path: &Path) -> Draft {
+    parse(&file_name(path), &read(path), &environment)
+        .unwrap_or_else(|complaints| panic!("{complaints}"))
+}
+
+#[test]
+fn wrong_files_are_refused_in_the_expected_words() {
+    let bless = std::env::var_os("RINGWAY_BLESS").is_some();
+    let (wrong, mut failures) = (files("tests/config/wrong", "toml"), Vec::new());
+    assert!(wrong.len() >= 45, "{} wrong files", wrong.len());
+    let mut seen = BTreeSet::new();
+    for path in &wrong {
+        let name = file_name(path);
+        let Err(complaints) = parse(&name, &read(path), &environment) else {
+            failures.push(format!("{name}: no complaint"));
+            continue;
+        };
+        let found = complaints.to_string();
+        if !seen.insert(found.replace(&name, "")) {
+            failures.push(format!("{name}: says the same as another file"));
+        }
+        assert_eq!(complaints.lines().count(), complaints.len());
+        let expected = path.with_extension("expected");
+        if bless {
+            fs::write(&expected, &found).expect("a writable folder");
+        } else if !expected.exists() {
+            failures.push(format!(
+                "{name}: no expected output; run with RINGWAY_BLESS=1"
+            ));
+        } else if read(&expected) != found {
+            failures.push(format!(
+                "{name}: expected\n{}found\n{found}",
+                read(&expected)
+            ));
+        }
+    }
+    for expected in files("tests/config/wrong", "expected") {
+        if !expected.with_extension("toml").exists() {
+            failures.push(format!("{} belongs to no file", file_name(&expected)));
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn right_files_pass_and_print_back() {
+    let shipped = files("config", "toml");
+    assert_eq!(shipped.len(), 2);
+    for path in files("tests/config/right", "toml").iter().chain(&shipped) {
+        let draft = right(path);
+        let printed = draft.print();
+        let again = parse("printed", &printed, &environment)
+            .unwrap_or_else(|complaints| panic!("{complaints}"));
+        assert_eq!(again.print(), printed);
+        let mut registry = Registry::new(1);
+        let first = draft.compile(&mut registry, None);
+        let second = again.compile(&mut registry, Some(&first));
+        assert!(diff::diff(&first, &second).is_empty(), "{}", path.display());
+    }
+}
+
+/// The reference states the default of each key by giving it, except where there is none to give.
+#[test]
+fn the_reference_tells_the_defaults() {
+    let reference = right(&Path::new(env!("CARGO_MANIFEST_DIR")).join("config/reference.toml"));
+    let bare = "[listeners.web]\nbind = \"127.0.0.1:80\"\npool = \"web\"\n[pools.web]\nservers = [{ name = \"a\", address = \"10.0.0.1:80\" }]\n";
+    let bare = parse("bare", bare, &environment).expect("it is right");
+    assert_eq!(reference.log(), bare.log());
+    assert_eq!(reference.admin().socket, bare.admin().socket);
+    assert_eq!(reference.global().workers, bare.global().workers);
+    assert_eq!(reference.global().engine, bare.global().engine);
+    assert_eq!(reference.global().drain_ms, bare.global().drain_ms);
+    let mut registry = Registry::new(1);
+    let [reference, bare] = [reference, bare].map(|draft| draft.compile(&mut registry, None));
+    assert_eq!(reference.pools[0].terms, bare.pools[0].terms);
+}
+
+#[test]
+fn a_file_above_the_limit_is_refused_unread() {
+    let complaints =
+        parse("big", &"#".repeat(4 * 1024 * 1024 + 1), &environment).expect_err("too large");
+    assert!(complaints.to_string().contains("4 MiB"), "{complaints}");
+}
+
+#[test]
+fn ten_thousand_servers_fit_and_one_more_does_not() {
+    let text = |n: u32| {
+        let servers: String = (0..n)
+            .map(|i| {
+                let ip = std::net::Ipv4Addr::from(0x0a00_0001 + i);
+                format!(
+                    "  {{ name = \"s{i}\", address = \"{ip}:80\", weight = {} }},\n",
+                    1 + i % 256
+                )
+            })
+            .collect();
+        format!(
+            "[listeners.l]\nbind = \"127.0.0.1:80\"\npool = \"p\"\n[pools.p]\nservers = [\n{servers}]\n"
+        )
+    };
+    let draft = parse("most", &text(10_000), &environment)
+        .unwrap_or_else(|complaints| panic!("{complaints}"));
+    let plan = draft.compile(&mut Registry::new(1), None);
+    assert!(plan.pools[0].rotation.len() <= 65_536);
+    let complaints = parse("more", &text(10_001), &environment).expect_err("too many");
+    assert!(
+        complaints
+            .to_string()
+            .contains("10001 servers; most is 10000"),
+        "{complaints}"
+    );
+}
+
+/// A text that was right, with one piece replaced.
+fn mutated() -> impl Strategy<Value = String> {
+    let all: Vec<String> = files("tests/config/right", "toml")
+        .iter()
+        .chain(&files("tests/config/wrong", "toml"))
+        .map(|path| read(path))
+        .filter(|text| !text.is_empty())
+        .collect();
+    let piece = prop_oneof![
+        "\\PC{0,12}",
+        "[\\[\\]{}=,.\"'#\n\r\t0-9a-z$:_\u{0}\u{7f}\u{85}-]{0,12}",
+        prop::sample::select(vec![
+            "[[",
+            "]]",
+            "\"\"\"",
+            "'''",
+            "\\u",
+            "\\U00110000",
+            "0x",
+            "1e9",
+            "${",
+            "[::1]",
+            "unix:",
+            "99999999999999999999"
+        ])
+        .prop_map(str::to_owned),
+    ];
+    (
+        prop::sample::select(all),
+        any::<prop::sample::Index>(),
+        0..24_usize,
+        piece,
+    )
+        .prop_map(|(text, at, cut, piece)| {
+            let mut chars: Vec<char> = text.chars().collect();
+            let start = at.index(chars.len());
+            let end = (start + cut).min(chars.len());
+            chars.splice(start..end, piece.chars());
+            chars.into_iter().collect()
+        })
+}
+
+/// Whatever comes of it can be shown, and what is right can be compiled.
+fn survive(text: &str) -> Result<(), TestCaseError> {
+    match parse("f.toml", text, &environment) {
+        Ok(draft) => {
+            let plan = draft.compile(&mut Registry::new(1), None);
+            prop_assert!(!plan.listeners.is_empty());
+            let again = parse("f.toml", &draft.print(), &environment);
+            prop_assert!(again.is_ok(), "{}", draft.print());
+        }
+        Err(complaints) => {
+            prop_assert!(!complaints.is_empty());
+            prop_assert!(
+                complaints
+                    .to_string()
+                    .lines()
+                    .all(|line| line.chars().count() < 700)
+            );
+            prop_assert!(complaints.lines().all(|line| !line.contains('\n')));
+        }
+    }
+    Ok(())
+}
+
+/// Nothing about a large hopeless file may take quadratic time: half a minute would be seconds of a reload's thread.
+#[test]
+fn hopeless_files_are_refused_soon() {
+    const PIECES: [&str; 11] = [
+        "]\n",
+        "=",
+        "a=1\n",
+        "[a]\n",
+        "a b\n",
+        "\"",
+        "[a]\nb=1\n",
+        "a=[",
+        "a.b.",
+        "a=x\n",
+        "[listeners.a]\nb=1\n",
+    ];
+    let mut texts: Vec<String> = PIECES
+        .iter()
+        .map(|piece| piece.repeat(256 * 1024 / piece.len()))
+        .collect();
+    texts.push((0..30_000).map(|n| format!("key{n} = 1\n")).collect());
+    texts.push(
+        (0..1000)
+            .map(|n| {
+                format!(
+                    "[listeners.l{n}]\nbind = \"127.0.0.1:{}\"\npool = \"p{n}\"\n[pools.q{n}]\n",
+                    n + 1
+                )
+            })
+            .collect(),
+    );
+    for text in texts {
+        let begin = std::time::Instant::now();
+        let complaints = parse("f", &text, &environment).expect_err("hopeless");
+        assert!(complaints.to_string().len() < 200_000);
+        let piece: String = text.chars().take(20).collect();
+        assert!(
+            begin.elapsed().as_secs() < 30,
+            "{piece:?}: {:?}",
+            begin.elapsed()
+        );
+        println!(
+            "{piece:?}: {:?}, {} complaints",
+            begin.elapsed(),
+            complaints.len()
+        );
+    }
+}
+
+fn ringway(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_ringway"))
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("the binary starts");
+    let [out, err] =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).expect("UTF-8"));
+    (output.status.code(), out, err)
+}
+
+#[test]
+fn check_tells_and_exits() {
+    let (code, out, err) = ringway(&["check", "-c", "config/ringway.toml"]);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert_eq!(
+        out,
+        "config/ringway.toml: right: 1 listener, 1 pool, 2 servers\n"
+    );
+    let (code, out, _) = ringway(&["check", "--quiet", "-c", "config/ringway.toml"]);
+    assert_eq!((code, out.as_str()), (Some(0), ""));
+    let (code, out, _) = ringway(&["check", "--print", "-c", "config/ringway.toml"]);
+    assert!(
+        code == Some(0) && out.contains("idle_timeout = \"5m\""),
+        "{out}"
+    );
+
+    let (code, out, err) = ringway(&["check", "-c", "tests/config/wrong/unknown-pool.toml"]);
+    assert_eq!((code, out.as_str()), (Some(3), ""));
+    assert!(
+        err.contains("unknown-pool.toml:3:8: ") && err.ends_with("2 complaints\n"),
+        "{err}"
+    );
+    let (code, _, err) = ringway(&["check", "-c", "tests/config/absent.toml"]);
+    assert_eq!(code, Some(78), "{err}");
+    let (code, _, err) = ringway(&["check", "-c", "tests"]);
+    assert_eq!(code, Some(78), "{err}");
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("latin1.toml");
+    fs::write(&path, b"# ok\n# gr\xfc\xdfe\n").expect("a file");
+    let (code, _, err) = ringway(&["check", "-c", &path.to_string_lossy()]);
+    assert!(
+        code == Some(3) && err.contains("latin1.toml:2: byte 9 "),
+        "{err}"
+    );
+}
+
+#[test]
+fn plan_tells_what_a_reload_would_do() {
+    let (code, out, err) = ringway(&["plan", "config/reference.toml", "-c", "config/ringway.toml"]);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    for line in [
+        "~ global.user none → \"ringway\" (needs a restart)",
+        "~ listener web: opens unix:/run/ringway/web.sock",
+        "~ server web/web1 at 10.0.0.21:80: weight 1 → 2",
+        "+ server web/spare at 10.0.0.23:80: backup true",
+    ] {
+        assert!(out.lines().any(|found| found == line), "{line}\n{out}");
+    }
+    let (code, out, _) = ringway(&["plan", "config/ringway.toml", "-c", "config/ringway.toml"]);
+    assert_eq!((code, out.as_str()), (Some(0), "nothing changes\n"));
+    let (code, _, _) = ringway(&[
+        "plan",
+        "tests/config/wrong/empty.toml",
+        "-c",
+        "config/ringway.toml",
+    ]);
+    assert_eq!(code, Some(3));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 1500,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn no_mutation_of_a_file_panics(text in mutated()) {
+        survive(&text)?;
+    }
+
+    #[test]
+    fn no_text_panics(text in "(\\PC|[\\[\\]{}=,.\"'#\n\r\t0-9a-z]){0,80}") {
+        survive(&text)?;
+    }
+}
