@@ -1,8 +1,8 @@
 //! The command line: one file a verb.
 
 pub mod check;
-pub mod plan;
 pub mod load;
+pub mod plan;
 
 use std::process::ExitCode;
 

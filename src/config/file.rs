@@ -43,16 +43,11 @@ pub enum ReadError {
 pub fn read(path: &Path) -> Result<String, ReadError> {
     let fail = |error: io::Error| match error.kind() {
         io::ErrorKind::PermissionDenied => ReadError::Denied(path.to_owned()),
-        _ => ReadError::Unreadable {
-            path: path.to_owned(),
-            error,
-        },
+        _ => ReadError::Unreadable { path: path.to_owned(), error },
     };
     let mut bytes = Vec::new();
     let most = u64::try_from(FILE_BYTES_MAX).unwrap_or(u64::MAX) + 1;
-    File::open(path)
-        .and_then(|file| file.take(most).read_to_end(&mut bytes))
-        .map_err(fail)?;
+    File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes)).map_err(fail)?;
     if bytes.len() > FILE_BYTES_MAX {
         // The cut may go through a character; nobody reads on anyway.
         return Ok(String::from_utf8_lossy(&bytes).into_owned());
@@ -60,11 +55,7 @@ pub fn read(path: &Path) -> Result<String, ReadError> {
     String::from_utf8(bytes).map_err(|error| {
         let offset = error.utf8_error().valid_up_to();
         let breaks = error.as_bytes()[..offset].iter().filter(|&&b| b == b'\n');
-        ReadError::NotText {
-            path: path.to_owned(),
-            line: breaks.count() + 1,
-            offset,
-        }
+        ReadError::NotText { path: path.to_owned(), line: breaks.count() + 1, offset }
     })
 }
 
