@@ -35,23 +35,39 @@ pub enum ReadError {
     },
 }
 
+/// Most bytes worth reading: one more than [`super::parse`] takes, so that it can say that there are too many.
+pub const READ_MAX: usize = FILE_BYTES_MAX + 1;
+
+impl ReadError {
+    /// What `error` means for the file at `path`.
+    pub fn new(path: &Path, error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => ReadError::Denied(path.to_owned()),
+            _ => ReadError::Unreadable { path: path.to_owned(), error },
+        }
+    }
+}
+
 /// The text of `path`. A file above the limit comes back cut behind it, for [`super::parse`] to refuse.
 ///
 /// # Errors
 ///
 /// See [`ReadError`].
 pub fn read(path: &Path) -> Result<String, ReadError> {
-    let fail = |error: io::Error| match error.kind() {
-        io::ErrorKind::PermissionDenied => ReadError::Denied(path.to_owned()),
-        _ => ReadError::Unreadable { path: path.to_owned(), error },
-    };
     let mut bytes = Vec::new();
-    let most = u64::try_from(FILE_BYTES_MAX).unwrap_or(u64::MAX) + 1;
-    File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes)).map_err(fail)?;
-    if bytes.len() > FILE_BYTES_MAX {
-        // The cut may go through a character; nobody reads on anyway.
-        return Ok(String::from_utf8_lossy(&bytes).into_owned());
-    }
+    let most = u64::try_from(READ_MAX).unwrap_or(u64::MAX);
+    File::open(path)
+        .and_then(|file| file.take(most).read_to_end(&mut bytes))
+        .map_err(|error| ReadError::new(path, error))?;
+    text(path, bytes)
+}
+
+/// What was read from `path`, as text.
+///
+/// # Errors
+///
+/// [`ReadError::NotText`].
+pub fn text(path: &Path, bytes: Vec<u8>) -> Result<String, ReadError> {
     String::from_utf8(bytes).map_err(|error| {
         let offset = error.utf8_error().valid_up_to();
         let breaks = error.as_bytes()[..offset].iter().filter(|&&b| b == b'\n');

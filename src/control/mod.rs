@@ -1,1 +1,25 @@
-//! (to come)
+//! What runs the balancer: boot, signals, reload, the fleet of workers, the admin server.
+//!
+//! One thread, the *conductor*, on a small async runtime. It may be slow, and the workers never notice: it talks to them by
+//! publishing a scene and posting letters, and it never waits for them except at the very end.
+//!
+//! ```text
+//! boot ──▶ conductor ──┬── signals   HUP, TERM, QUIT, INT, USR1, USR2
+//!                      ├── reload    file → plan → doors → one swap; refused as a whole if anything is wrong
+//!                      ├── fleet     the workers: start, letters, farewell
+//!                      └── admin     metrics, status, health, reload over HTTP
+//! ```
+
+pub mod admin;
+mod boot;
+pub mod conductor;
+mod doors;
+pub mod engine;
+pub mod failure;
+mod fleet;
+pub mod guest;
+mod pace;
+pub mod reload;
+mod signals;
+pub mod source;
+mod systemd;

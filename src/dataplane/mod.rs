@@ -9,7 +9,7 @@ pub mod commons;
 mod connect;
 mod doors;
 pub mod ending;
-mod pipes;
+pub mod pipes;
 mod pump;
 pub mod record;
 mod session;

@@ -9,8 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::histogram::{BOUNDS_US, Histogram};
 use crate::config::ledger::PoolTally;
-use crate::config::plan::{Address, Listener, Policy, Pool, Server};
-use crate::dataplane::commons::Scene;
+use crate::config::plan::{Listener, Pool, Server};
 use crate::dataplane::ending::{ConnectResult, Ending, Refusal};
 
 use super::metrics::{merged, sessions_open, state};
@@ -83,7 +82,7 @@ pub struct WorkerStatus {
 pub struct ListenerStatus {
     /// Its name.
     pub name: String,
-    /// Where it listens; a port that the kernel chose is shown as what it chose.
+    /// Where it listens.
     pub binds: Vec<String>,
     /// Where its sessions go.
     pub pool: String,
@@ -192,17 +191,17 @@ pub fn status(panel: &Panel) -> Status {
                 handed_over: desk.tally.handed_over.read(),
             })
             .collect(),
-        listeners: scene.plan.listeners.iter().map(|l| listener(l, &scene)).collect(),
+        listeners: scene.plan.listeners.iter().map(|l| listener(l)).collect(),
         pools: scene.plan.pools.iter().map(|p| pool(p)).collect(),
     }
 }
 
-fn listener(listener: &Listener, scene: &Scene) -> ListenerStatus {
+fn listener(listener: &Listener) -> ListenerStatus {
     let tally = &listener.ledger.tally;
     let ended = |why: Ending| tally.sum(|t| t.ended[why as usize].read());
     ListenerStatus {
         name: listener.name.to_string(),
-        binds: listener.binds.iter().map(|bind| bound(bind, scene)).collect(),
+        binds: listener.binds.iter().map(ToString::to_string).collect(),
         pool: listener.pool.name.to_string(),
         sessions: sessions_open(listener),
         accepted: tally.sum(|t| t.accepted.read()),
@@ -217,28 +216,10 @@ fn listener(listener: &Listener, scene: &Scene) -> ListenerStatus {
     }
 }
 
-/// An address as it is configured, with the port that the kernel chose where it was to choose one.
-fn bound(bind: &Address, scene: &Scene) -> String {
-    let Address::Inet(address) = bind else {
-        return bind.to_string();
-    };
-    let chosen = scene
-        .doors
-        .iter()
-        .filter(|_| address.port() == 0)
-        .find(|(door, _)| door.address == *bind)
-        .and_then(|(door, _)| socket2::SockRef::from(door.sockets.first()?).local_addr().ok())
-        .and_then(|chosen| chosen.as_socket());
-    chosen.unwrap_or(*address).to_string()
-}
-
 fn pool(pool: &Pool) -> PoolStatus {
     PoolStatus {
         name: pool.name.to_string(),
-        policy: match pool.policy {
-            Policy::RoundRobin => "round-robin",
-        }
-        .into(),
+        policy: pool.policy.name().into(),
         retries: pool.ledger.tally.sum(|t| t.retries.read()),
         connect: latency(pool, |tally| &tally.connect),
         first_byte: latency(pool, |tally| &tally.first_byte),

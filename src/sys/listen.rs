@@ -104,14 +104,9 @@ pub fn tcp(
     }
     // All are bound before the first listens: a socket that joins a group later would take over a part of the
     // connections whose handshake is under way.
-    let mut address = address;
     let mut sockets = Vec::with_capacity(count);
     for _ in 0..count {
         let socket = bound(address, true)?;
-        if address.port() == 0 {
-            // Port 0 lets the kernel choose: the others join the one it chose.
-            address.set_port(port_of(&socket)?);
-        }
         bequeath(SockRef::from(&socket), heritage)?;
         sockets.push(socket);
     }
@@ -135,11 +130,6 @@ fn bound(address: SocketAddr, shared: bool) -> Result<Socket, ListenError> {
     }
     socket.bind(&SockAddr::from(address)).map_err(|cause| from_bind("bind", cause))?;
     Ok(socket)
-}
-
-fn port_of(socket: &Socket) -> Result<u16, ListenError> {
-    let address = socket.local_addr().map_err(|cause| ListenError::Other { call: "getsockname", cause })?;
-    Ok(address.as_socket().map_or(0, |address| address.port()))
 }
 
 /// Sets the options that future connections inherit; those already accepted keep theirs.
@@ -237,15 +227,20 @@ pub fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
         && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
 }
 
-/// Passes sockets on to another owner, so that this user can share their address again later: `SO_REUSEPORT` asks that all
-/// sockets of an address belong to one user, and a socket belongs to whoever made it until somebody says otherwise.
+/// Passes sockets, and the file of a unix socket, on to another owner, so that this user can share their address again
+/// later: `SO_REUSEPORT` asks that all sockets of an address belong to one user, and a socket belongs to whoever made it
+/// until somebody says otherwise.
 ///
 /// # Errors
-/// What fchown(2) said.
-pub fn pass_on(sockets: &[OwnedFd], (user, group): (Option<u32>, Option<u32>)) -> Result<(), ListenError> {
-    sockets.iter().try_for_each(|socket| {
-        std::os::unix::fs::fchown(socket, user, group).map_err(|cause| ListenError::Other { call: "fchown", cause })
-    })
+/// What chown(2) said.
+pub fn pass_on(
+    sockets: &[OwnedFd],
+    path: Option<&Path>,
+    (user, group): (Option<u32>, Option<u32>),
+) -> Result<(), ListenError> {
+    let other = |cause| ListenError::Other { call: "chown", cause };
+    path.map_or(Ok(()), |path| std::os::unix::fs::chown(path, user, group)).map_err(other)?;
+    sockets.iter().try_for_each(|socket| std::os::unix::fs::fchown(socket, user, group)).map_err(other)
 }
 
 #[cfg(test)]

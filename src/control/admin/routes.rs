@@ -1,0 +1,239 @@
+//! What the admin server answers.
+//!
+//! | path | |
+//! |---|---|
+//! | `GET /` | the status table |
+//! | `GET /metrics` | Prometheus |
+//! | `GET /livez`, `/readyz` | 200, or 503 while draining (`/readyz`) |
+//! | `GET /v1/status`, `/v1/info` | JSON |
+//! | `GET /v1/config` | the text of the configuration in force; unix socket only, for it may hold secrets |
+//! | `POST /v1/reload` | reads the configuration again and says how that went; unix socket only. `?wait` answers when removed addresses are closed |
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use hyper::{Method, Request, Response, StatusCode};
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use crate::control::reload::Answer;
+use crate::observe::metrics::{self, Dialect};
+use crate::observe::panel::Panel;
+use crate::observe::status::status;
+
+use super::server::READING;
+use super::{Board, Command};
+
+/// Largest body of a request, in bytes.
+const BODY_MAX: usize = 1024 * 1024;
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+
+/// What a caller may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rights {
+    /// Look.
+    Read,
+    /// Everything.
+    All,
+}
+
+/// `/v1/info`: what runs, and since when.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Info {
+    /// The version.
+    pub version: String,
+    /// The process.
+    pub pid: u32,
+    /// Where the configuration comes from.
+    pub config: String,
+    /// Which one is in force.
+    pub generation: u64,
+    /// `io_uring` or `epoll`.
+    pub engine: String,
+    /// Why that engine.
+    pub engine_reason: String,
+    /// Worker threads.
+    pub workers: u64,
+    /// The release of the kernel.
+    pub kernel: String,
+    /// Start, in seconds since 1970.
+    pub started_unix_s: u64,
+    /// Seconds since the start.
+    pub uptime_s: f64,
+}
+
+/// The body of an answer that is no success.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Problem {
+    /// What is the matter, in one line.
+    pub error: String,
+}
+
+type Reply = Response<Full<Bytes>>;
+
+/// Answers one request.
+pub(super) async fn answer(request: Request<Incoming>, rights: Rights, board: Arc<Board>) -> Result<Reply, Infallible> {
+    let (head, body) = request.into_parts();
+    let wants_text = head.headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("").to_owned();
+    if let Some(refusal) = refuse(&head.method, head.uri.path(), rights) {
+        return Ok(refusal);
+    }
+    if let Some(refusal) = read_out(body).await {
+        return Ok(refusal);
+    }
+    if head.method == Method::POST {
+        let wait = head.uri.query().is_some_and(|query| query.split('&').any(|key| key == "wait" || key == "wait=1"));
+        return Ok(reload(&board, wait).await);
+    }
+    Ok(look(head.uri.path(), &wants_text, &board))
+}
+
+const LOOKS: [&str; 7] = ["/", "/metrics", "/livez", "/readyz", "/v1/status", "/v1/info", "/v1/config"];
+const RELOAD: &str = "/v1/reload";
+
+/// What is refused before anything is done.
+fn refuse(method: &Method, path: &str, rights: Rights) -> Option<Reply> {
+    let allowed = match path {
+        RELOAD => "POST",
+        path if LOOKS.contains(&path) => "GET, HEAD",
+        _ => return Some(problem(StatusCode::NOT_FOUND, "there is nothing here; GET / shows the status")),
+    };
+    if matches!(path, RELOAD | "/v1/config") && rights == Rights::Read {
+        return Some(problem(StatusCode::FORBIDDEN, "only on the unix socket of [admin]"));
+    }
+    if !allowed.split(", ").any(|allowed| allowed == method.as_str()) {
+        let mut refusal = problem(StatusCode::METHOD_NOT_ALLOWED, &format!("{path} takes {allowed}"));
+        refusal.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static(allowed));
+        return Some(refusal);
+    }
+    None
+}
+
+/// Reads the body and forgets it: no request has one yet.
+async fn read_out(body: Incoming) -> Option<Reply> {
+    match tokio::time::timeout(READING, Limited::new(body, BODY_MAX).collect()).await {
+        Ok(Ok(_)) => None,
+        Ok(Err(_)) => Some(problem(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 1 MiB, or broken off")),
+        Err(_) => Some(problem(StatusCode::REQUEST_TIMEOUT, "the body took longer than 5 s")),
+    }
+}
+
+fn look(path: &str, accept: &str, board: &Board) -> Reply {
+    let panel = &board.panel;
+    match path {
+        "/metrics" => {
+            let dialect = Dialect::of_accept(accept);
+            reply(StatusCode::OK, dialect.content_type(), metrics::render(panel, dialect))
+        }
+        "/livez" => reply(StatusCode::OK, TEXT, "alive\n"),
+        "/readyz" if panel.is_draining() => reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n"),
+        "/readyz" => reply(StatusCode::OK, TEXT, "ready\n"),
+        "/v1/status" => json(StatusCode::OK, &status(panel)),
+        "/v1/info" => json(StatusCode::OK, &info(board, panel)),
+        "/v1/config" => reply(StatusCode::OK, TEXT, board.text.load().to_string()),
+        _ => reply(StatusCode::OK, TEXT, status(panel).table()),
+    }
+}
+
+fn info(board: &Board, panel: &Panel) -> Info {
+    let kernel = nix::sys::utsname::uname().map(|names| names.release().to_string_lossy().into_owned());
+    let started = panel.started.duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Info {
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id(),
+        config: board.source.clone(),
+        generation: panel.commons.scene.load().plan.generation,
+        engine: panel.engine.name.into(),
+        engine_reason: panel.engine.reason.into(),
+        workers: panel.commons.desks.len() as u64,
+        kernel: kernel.unwrap_or_default(),
+        started_unix_s: started.as_secs(),
+        uptime_s: panel.uptime().as_secs_f64(),
+    }
+}
+
+async fn reload(board: &Board, wait: bool) -> Reply {
+    let (told, answer) = oneshot::channel();
+    let reply = Box::new(move |answer| drop(told.send(answer)));
+    if board.commands.try_send(Command::Reload { text: None, wait, reply }).is_err() {
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "too many requests wait for the conductor; try again");
+    }
+    match answer.await {
+        Ok(answer) => json(status_of(&answer), &answer),
+        Err(_) => problem(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping"),
+    }
+}
+
+fn status_of(answer: &Answer) -> StatusCode {
+    if answer.applied { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY }
+}
+
+fn problem(status: StatusCode, error: &str) -> Reply {
+    json(status, &Problem { error: error.to_owned() })
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Reply {
+    let mut text = serde_json::to_string_pretty(value).expect("our own types serialise");
+    text.push('\n');
+    reply(status, JSON, text)
+}
+
+fn reply(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Reply {
+    let mut reply = Response::new(Full::new(body.into()));
+    *reply.status_mut() = status;
+    let headers = reply.headers_mut();
+    headers.insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, hyper::header::HeaderValue::from_static("no-store"));
+    reply
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::panel::tests::panel;
+
+    fn board() -> Board {
+        let (commands, _) = tokio::sync::mpsc::channel(1);
+        let text = arc_swap::ArcSwap::from_pointee("# the file\n".to_owned());
+        Board { panel: panel(), text, source: "t.toml".into(), commands }
+    }
+
+    fn code(method: Method, path: &str, rights: Rights) -> u16 {
+        refuse(&method, path, rights).map_or(200, |refusal| refusal.status().as_u16())
+    }
+
+    #[test]
+    fn rights_and_methods() {
+        assert_eq!(code(Method::GET, "/metrics", Rights::Read), 200);
+        assert_eq!(code(Method::HEAD, "/livez", Rights::Read), 200);
+        assert_eq!(code(Method::POST, "/metrics", Rights::Read), 405);
+        assert_eq!(code(Method::POST, RELOAD, Rights::Read), 403);
+        assert_eq!(code(Method::POST, RELOAD, Rights::All), 200);
+        assert_eq!(code(Method::GET, RELOAD, Rights::All), 405);
+        assert_eq!(code(Method::GET, "/v1/config", Rights::Read), 403);
+        assert_eq!(code(Method::GET, "/v1/config", Rights::All), 200);
+        assert_eq!(code(Method::GET, "/etc/passwd", Rights::All), 404);
+        assert_eq!(code(Method::DELETE, "/v1/status", Rights::Read), 405);
+    }
+
+    #[test]
+    fn readiness_ends_with_the_drain_and_liveness_does_not() {
+        let board = board();
+        assert_eq!(look("/readyz", "", &board).status(), 200);
+        board.panel.begin_drain();
+        assert_eq!(look("/readyz", "", &board).status(), 503);
+        assert_eq!(look("/livez", "", &board).status(), 200);
+    }
+
+    #[test]
+    fn every_look_answers() {
+        let board = board();
+        for path in LOOKS {
+            assert_eq!(look(path, "", &board).status(), 200, "{path}");
+        }
+    }
+}

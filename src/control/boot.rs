@@ -1,0 +1,189 @@
+//! Boot, as a checklist: each step can fail and says why; nothing is served before the last.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::config::ledger::Registry;
+use crate::config::plan::{Address, Plan, WORKERS_MAX, Workers};
+use crate::config::{self, file};
+use crate::dataplane::commons::{Commons, Scene};
+use crate::dataplane::pipes::PIPES_MAX;
+use crate::observe::event::Event;
+use crate::observe::panel::Panel;
+use crate::observe::sink::Sink;
+use crate::observe::writer::{self, Log, LogThread, Style};
+use crate::sys::privilege::{self, Identity};
+use crate::sys::{affinity, limits, listen};
+
+use super::admin::AdminSockets;
+use super::conductor::Habits;
+use super::doors::{Doorman, Placed, pair};
+use super::engine::{self, Chosen, Runtime};
+use super::failure::Failure;
+use super::fleet::Fleet;
+use super::reload::Workshop;
+use super::source::Source;
+
+/// How long an address that is in use may take to become free: after a kill -9 the kernel lets go of sockets only when the
+/// last ring request on them has ended.
+const BIND_PATIENCE: Duration = Duration::from_secs(2);
+/// Time between two tries.
+const BIND_RETRY: Duration = Duration::from_millis(20);
+
+/// A daemon whose workers run.
+pub(super) struct Booted {
+    pub(super) text: String,
+    pub(super) runtime: Runtime,
+    pub(super) panel: Arc<Panel>,
+    pub(super) log: Log,
+    pub(super) log_thread: LogThread,
+    pub(super) fleet: Fleet,
+    pub(super) workshop: Workshop,
+    pub(super) admin: AdminSockets,
+}
+
+/// What bounds the number of sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ceiling {
+    /// The soft limit on descriptors.
+    pub(super) descriptors: u64,
+    /// Worker threads.
+    pub(super) workers: usize,
+}
+
+/// The checklist.
+pub(super) fn boot(source: &Source, habits: &Habits) -> Result<Booted, Failure> {
+    let text = source.read()?;
+    let draft = config::parse(&source.name(), &text, &file::environment)?;
+    let engine = engine::choose(draft.global().engine)?;
+    let workers = worker_count(draft.global().workers);
+    let mut registry = Registry::new(workers);
+    let plan = Arc::new(draft.compile(&mut registry, None));
+    let ceiling = Ceiling::raise(&plan, workers)?;
+    let max_connections = ceiling.sessions(&plan)?;
+    let become_whom = habits.privileges.then(|| identity(&plan)).transpose()?;
+    let admin = if habits.admin { AdminSockets::bind(&plan.admin)? } else { AdminSockets::default() };
+    let mut doorman = Doorman::new(workers);
+    let doors = open_doors(&mut doorman, &plan)?;
+    let sink = if habits.log { Sink::open(&plan.log.target)? } else { Sink::nowhere() };
+    let (log, inbox) = writer::open();
+    if let Some(whom) = &become_whom {
+        drop_root(whom, &doors, &sink, &admin, &log)?;
+    }
+    let commons = Arc::new(Commons::new(workers, Scene { plan: Arc::clone(&plan), doors }, max_connections));
+    let panel = Panel::new(Arc::clone(&commons), engine.choice.clone(), ceiling.descriptors, log.tally());
+    let style = Style { format: plan.log.format, access: plan.log.access };
+    let log_thread = inbox
+        .start(&log, Arc::clone(&commons), style, sink)
+        .map_err(|cause| Failure::Start { what: "the log thread", cause })?;
+    let fleet = Fleet::start(Arc::clone(&commons), &cores(workers, habits))?;
+    announce(&log, &commons, &engine, &plan);
+    let workshop = Workshop { registry, doorman, ceiling };
+    let runtime = engine.runtime();
+    Ok(Booted { text, runtime, panel: Arc::new(panel), log, log_thread, fleet, workshop, admin })
+}
+
+fn worker_count(workers: Workers) -> usize {
+    match workers {
+        Workers::Auto => affinity::share().min(WORKERS_MAX.into()),
+        Workers::Count(count) => count.into(),
+    }
+}
+
+/// The cores to pin workers to: none when they are fewer than the workers, or when a quota gives the process less than the
+/// cores it sees, which it then shares with others.
+fn cores(workers: usize, habits: &Habits) -> Vec<usize> {
+    let cores = affinity::allowed();
+    let pin = habits.pin && workers <= cores.len() && affinity::share() == cores.len();
+    if pin { cores } else { Vec::new() }
+}
+
+impl Ceiling {
+    fn raise(plan: &Plan, workers: usize) -> Result<Self, Failure> {
+        let unknown = Self { descriptors: 0, workers };
+        let addresses = plan.listeners.iter().map(|listener| listener.binds.len() as u64).sum();
+        let wanted = plan.global.max_connections.map_or(0, |most| unknown.needs(addresses).descriptors(most));
+        let descriptors = limits::raise_open_files(wanted).map_err(Failure::Limit)?;
+        Ok(Self { descriptors, ..unknown })
+    }
+
+    /// What is needed besides sessions.
+    pub(super) fn needs(&self, addresses: u64) -> limits::Needs {
+        let workers = self.workers as u64;
+        limits::Needs { workers, addresses, pipes: workers * PIPES_MAX as u64 }
+    }
+}
+
+/// Whom to become. Asked early: a name that does not exist is found before anything is bound.
+fn identity(plan: &Plan) -> Result<Identity, Failure> {
+    Ok(privilege::identity(plan.global.user.as_deref(), plan.global.group.as_deref())?)
+}
+
+fn open_doors(doorman: &mut Doorman, plan: &Plan) -> Result<Vec<Placed>, Failure> {
+    let pairing = pair(plan, &[]);
+    let deadline = Instant::now() + BIND_PATIENCE;
+    loop {
+        match doorman.open(&pairing.missing, &[]) {
+            Err(failure) if failure.may_pass() && Instant::now() < deadline => std::thread::sleep(BIND_RETRY),
+            answer => return answer,
+        }
+    }
+}
+
+/// Root gives everything it opened to the user it becomes, and becomes it. No thread runs yet.
+fn drop_root(whom: &Identity, doors: &[Placed], sink: &Sink, admin: &AdminSockets, log: &Log) -> Result<(), Failure> {
+    if !privilege::is_root() {
+        if !whom.is_current() {
+            log.say(Event::warn(
+                "privileges",
+                "`user` and `group` in [global] are for a start as root; staying who we are",
+            ));
+        }
+        return Ok(());
+    }
+    if whom.is_current() {
+        log.say(Event::warn("privileges", "running as root: set `user` in [global] to give that up after binding"));
+        return Ok(());
+    }
+    for (door, listener) in doors {
+        let path = match &door.address {
+            Address::Inet(_) => None,
+            Address::Unix(path) => Some(path.as_path()),
+        };
+        listen::pass_on(&door.sockets, path, whom.owner()).map_err(|cause| Failure::Door {
+            listener: listener.name.to_string(),
+            address: door.address.to_string(),
+            cause,
+        })?;
+    }
+    admin.pass_on(whom.owner())?;
+    if let Err(error) = sink.pass_on(whom.owner()) {
+        log.say(Event::warn("privileges", format!("the log file stays with root: {error}")));
+    }
+    privilege::become_user(whom)?;
+    let name = whom.user.as_ref().map_or("root", |(name, _)| name);
+    log.say(Event::info("privileges", format!("became user {name}; kept CAP_NET_BIND_SERVICE")).with("user", name));
+    Ok(())
+}
+
+fn announce(log: &Log, commons: &Commons, engine: &Chosen, plan: &Plan) {
+    let flags = engine.abilities.as_ref().map_or("", |abilities| abilities.flags);
+    log.say(
+        Event::info("engine", format!("{} drives the workers", engine.choice.name))
+            .with("engine", engine.choice.name)
+            .with("reason", engine.choice.reason)
+            .with("flags", flags),
+    );
+    for (door, listener) in &commons.scene.load().doors {
+        let event = Event::info("listening", format!("listening on {}", door.address));
+        log.say(event.with("listener", &*listener.name).with("address", door.address.to_string()));
+    }
+    let max = u64::from(commons.max_connections.load(std::sync::atomic::Ordering::Relaxed));
+    log.say(
+        Event::info("started", format!("ringway {} is ready", env!("CARGO_PKG_VERSION")))
+            .with("pid", u64::from(std::process::id()))
+            .with("workers", commons.desks.len() as u64)
+            .with("max_connections", max)
+            .with("generation", plan.generation),
+    );
+}

@@ -1,0 +1,397 @@
+//! The conductor: one thread that runs the balancer from boot to exit.
+//!
+//! ```text
+//! boot ──▶ serving ──TERM, QUIT──▶ draining ──no sessions left, or time is up, or again──▶ stopping ──▶ exit
+//!             │ ▲                                                                             ▲
+//!             └─┘ HUP: reload                                                 INT ────────────┘
+//! ```
+
+use std::path::Path;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
+
+use crate::dataplane::commons::{Door, Scene};
+use crate::observe::event::Event;
+use crate::observe::panel::Panel;
+use crate::observe::writer::{Log, LogThread, Style};
+
+use super::admin::{self, AdminSockets, Board, COMMANDS_MAX, Command, Reply};
+use super::boot::{Booted, boot};
+use super::engine::Runtime;
+use super::failure::Failure;
+use super::fleet::{Fleet, Word};
+use super::pace::Pace;
+use super::reload::{Answer, Prepared, Workshop, changes, needs_restart};
+use super::signals::{Signal, Signals};
+use super::source::Source;
+use super::systemd;
+
+/// How often letters that a full mailbox refused are sent again.
+const RETRY: Duration = Duration::from_millis(10);
+/// How often the workers are looked after.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often a drain looks whether sessions are left.
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
+/// How long a drain without sessions waits for workers to empty the queues of their doors.
+const DRAIN_GRACE: Duration = Duration::from_millis(500);
+/// How long workers may take to end their sessions once they are told to stop.
+const STOPPING: Duration = Duration::from_secs(5);
+/// How long a reload that waits, waits for removed addresses to close.
+const CLOSING: Duration = Duration::from_secs(5);
+/// Lines of one reload that are logged; the rest are counted.
+const LINES_MAX: usize = 20;
+
+/// What a conductor does besides balancing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Habits {
+    /// Hears signals and talks to the service manager.
+    pub(super) signals: bool,
+    /// Gives up root.
+    pub(super) privileges: bool,
+    /// Ties workers to cores.
+    pub(super) pin: bool,
+    /// Runs the admin server.
+    pub(super) admin: bool,
+    /// Writes the log.
+    pub(super) log: bool,
+}
+
+impl Habits {
+    /// A process of its own.
+    const DAEMON: Self = Self { signals: true, privileges: true, pin: true, admin: true, log: true };
+}
+
+/// `ringway run`: runs the daemon with the configuration at `path` until a signal ends it.
+///
+/// # Errors
+/// Why it could not start, or what made it stop.
+pub fn run(path: &Path) -> Result<(), Failure> {
+    let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
+    conduct(Source::File(path.to_owned()), Habits::DAEMON, commands, inbox, |_| {})
+}
+
+/// Boots, says so, and conducts to the end, all on the current thread.
+pub(super) fn conduct(
+    source: Source,
+    habits: Habits,
+    commands: mpsc::Sender<Command>,
+    inbox: mpsc::Receiver<Command>,
+    booted: impl FnOnce(&Arc<Panel>),
+) -> Result<(), Failure> {
+    let Booted { text, runtime, panel, log, log_thread, fleet, workshop, admin } = boot(&source, &habits)?;
+    let board = Arc::new(Board { panel, text: ArcSwap::from_pointee(text), source: source.name(), commands });
+    let conductor = Conductor { source, habits, board, inbox, log, log_thread, fleet, workshop, admin, runtime };
+    let start = |cause| Failure::Start { what: "the conductor", cause };
+    runtime.block_on(conductor.run(booted)).map_err(start)?
+}
+
+struct Conductor {
+    source: Source,
+    habits: Habits,
+    board: Arc<Board>,
+    inbox: mpsc::Receiver<Command>,
+    log: Log,
+    log_thread: LogThread,
+    fleet: Fleet,
+    workshop: Workshop,
+    admin: AdminSockets,
+    runtime: Runtime,
+}
+
+/// How serving ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leave {
+    Drain,
+    Now,
+    WorkerGone(usize),
+}
+
+/// Reloads that were asked for and have not run yet.
+#[derive(Default)]
+struct Wishes {
+    pace: Pace,
+    /// Somebody else's text, instead of the source's.
+    text: Option<String>,
+    replies: Vec<(bool, Reply)>,
+}
+
+impl Conductor {
+    async fn run(mut self, booted: impl FnOnce(&Arc<Panel>)) -> Result<(), Failure> {
+        let start = |what| move |cause| Failure::Start { what, cause };
+        let signals = if self.habits.signals { Signals::all() } else { Ok(Signals::none()) };
+        let mut signals = signals.map_err(start("listening to signals"))?;
+        admin::serve(&self.admin, &self.board).map_err(start("the admin server"))?;
+        booted(&self.board.panel);
+        self.tell_ready();
+        let leave = self.serve(&mut signals).await;
+        if self.habits.signals {
+            systemd::stopping("stopping");
+        }
+        if leave == Leave::Drain {
+            self.drain(&mut signals).await;
+        }
+        let stopped = self.stop().await;
+        let outcome = match leave {
+            Leave::WorkerGone(worker) => Err(Failure::WorkerGone(worker)),
+            Leave::Drain | Leave::Now => stopped,
+        };
+        match &outcome {
+            Ok(()) => self.log.say(Event::info("stopped", "all sessions have ended")),
+            Err(failure) => self.log.say(Event::error("stopped", failure.to_string())),
+        }
+        self.fleet.dismiss();
+        self.log_thread.finish();
+        outcome
+    }
+
+    fn tell_ready(&self) {
+        if self.habits.signals {
+            let generation = self.board.panel.commons.scene.load().plan.generation;
+            systemd::ready(&format!("serving, configuration {generation}"));
+        }
+    }
+
+    /// Serves until something says to stop.
+    async fn serve(&mut self, signals: &mut Signals) -> Leave {
+        let mut wishes = Wishes::default();
+        let mut look = interval(systemd::watchdog_period().filter(|_| self.habits.signals).unwrap_or(LOOK).min(LOOK));
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut turns = self.fleet.turns();
+        loop {
+            let due = wishes.pace.due(Instant::now());
+            tokio::select! {
+                signal = signals.next() => match signal {
+                    Signal::Reload => wishes.pace.want(),
+                    Signal::Drain => return Leave::Drain,
+                    Signal::Stop => return Leave::Now,
+                    Signal::ReopenLog => self.log.reopen(),
+                    Signal::Upgrade => self.say_no_upgrade(),
+                },
+                command = self.inbox.recv() => match command {
+                    Some(Command::Reload { text, wait, reply }) => wishes.add(text, wait, reply),
+                    Some(Command::Stop { now: false }) => return Leave::Drain,
+                    Some(Command::Stop { now: true }) | None => return Leave::Now,
+                },
+                () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {
+                    self.reload(&mut wishes).await;
+                }
+                () = sleep(RETRY), if self.fleet.has_unsent() => drop(self.fleet.deliver()),
+                _ = look.tick() => {
+                    if let Some(worker) = self.fleet.deserter() {
+                        return Leave::WorkerGone(worker);
+                    }
+                    turns = self.look_after(turns);
+                }
+            }
+        }
+    }
+
+    /// Tells the watchdog that all is well if every worker has turned since the last look. A letter that changes nothing
+    /// makes even an idle one turn.
+    fn look_after(&mut self, before: Vec<u64>) -> Vec<u64> {
+        if !self.habits.signals || systemd::watchdog_period().is_none() {
+            return before;
+        }
+        let now = self.fleet.turns();
+        let stuck = before.iter().zip(&now).position(|(before, now)| before == now);
+        match stuck {
+            None => systemd::alive(),
+            Some(worker) => self.log.say(
+                Event::error("worker_stuck", "a worker has not turned since it was last woken")
+                    .with("worker", worker as u64),
+            ),
+        }
+        self.fleet.tell(Word::NewScene);
+        now
+    }
+
+    fn say_no_upgrade(&self) {
+        self.log.say(Event::warn("upgrade", "USR2: handing over to a new binary is not part of this version"));
+    }
+
+    /// Runs the reload that is due, and answers all who wanted one.
+    async fn reload(&mut self, wishes: &mut Wishes) {
+        wishes.pace.begin();
+        let replies = std::mem::take(&mut wishes.replies);
+        if self.habits.signals {
+            systemd::reloading();
+        }
+        let (answer, closed) = match self.prepare(wishes.text.take()).await {
+            Ok(prepared) => self.apply(prepared),
+            Err(failure) => (self.refuse(&failure), Vec::new()),
+        };
+        self.tell_ready();
+        wishes.pace.end(Instant::now());
+        for (wait, reply) in replies {
+            reply_to(reply, answer.clone(), if wait { closed.clone() } else { Vec::new() });
+        }
+    }
+
+    async fn prepare(&mut self, text: Option<String>) -> Result<Prepared, Failure> {
+        if let (Some(text), Source::Text { text: own, .. }) = (text, &mut self.source) {
+            *own = text;
+        }
+        let text = self.source.read_again(self.runtime).await?;
+        let running = self.board.panel.commons.scene.load_full();
+        self.workshop.prepare(&self.source.name(), text, &running).await
+    }
+
+    /// Puts a configuration into force: from here on nothing can fail.
+    fn apply(&mut self, prepared: Prepared) -> (Answer, Vec<Weak<Door>>) {
+        let Prepared { text, scene, pairing, max_connections, sink, diff } = prepared;
+        let panel = &self.board.panel;
+        let plan = Arc::clone(&scene.plan);
+        let old = panel.commons.scene.load_full();
+        panel.commons.max_connections.store(max_connections, std::sync::atomic::Ordering::Relaxed);
+        self.fleet.publish(scene);
+        self.workshop.doorman.forget(pairing.closed.iter());
+        let closed = pairing.closed.iter().map(Arc::downgrade).collect();
+        drop((pairing, old));
+        self.workshop.registry.sweep();
+        self.board.text.store(Arc::new(text));
+        panel.reloads.applied();
+        self.log.restyle(Style { format: plan.log.format, access: plan.log.access }, sink);
+        let answer = Answer {
+            applied: true,
+            generation: plan.generation,
+            changes: changes(&diff),
+            needs_restart: needs_restart(&diff),
+            complaints: Vec::new(),
+            report: String::new(),
+            kind: None,
+        };
+        self.log_applied(&answer);
+        (answer, closed)
+    }
+
+    fn log_applied(&self, answer: &Answer) {
+        for line in answer.changes.iter().take(LINES_MAX) {
+            self.log.say(Event::info("change", line.as_str()).with("generation", answer.generation));
+        }
+        for line in &answer.needs_restart {
+            self.log.say(Event::warn("needs_restart", line.as_str()));
+        }
+        let message = match answer.changes.len() {
+            0 => format!("configuration {} is in force; nothing changed", answer.generation),
+            n => format!("configuration {} is in force: {n} changes", answer.generation),
+        };
+        self.log.say(Event::info("reload", message).with("applied", true).with("generation", answer.generation));
+    }
+
+    /// Says why a configuration is not taken up.
+    fn refuse(&self, failure: &Failure) -> Answer {
+        let panel = &self.board.panel;
+        panel.reloads.refused();
+        let answer = Answer::refused(panel.commons.scene.load().plan.generation, failure);
+        for line in answer.complaints.iter().take(LINES_MAX) {
+            self.log.say(Event::error("complaint", line.as_str()));
+        }
+        let message = match answer.complaints.len() {
+            1 => format!("the new configuration is refused; configuration {} goes on", answer.generation),
+            n => format!(
+                "the new configuration is refused ({n} complaints); configuration {} goes on",
+                answer.generation
+            ),
+        };
+        self.log.say(Event::error("reload", message).with("applied", false).with("generation", answer.generation));
+        answer
+    }
+
+    /// Takes no more connections and waits for the sessions to end.
+    async fn drain(&mut self, signals: &mut Signals) {
+        let panel = Arc::clone(&self.board.panel);
+        panel.begin_drain();
+        let scene = panel.commons.scene.load_full();
+        let limit = Duration::from_millis(scene.plan.global.drain_ms.into());
+        let sessions = u64::from(panel.commons.sessions());
+        self.log.say(
+            Event::info("draining", format!("no more connections are taken; sessions have {limit:?} to end"))
+                .with("sessions", sessions),
+        );
+        let doors: Vec<Weak<Door>> = scene.doors.iter().map(|(door, _)| Arc::downgrade(door)).collect();
+        // Without doors in the scene they close as soon as the workers let go, and newcomers are turned away at once.
+        self.workshop.doorman.forget(scene.doors.iter().map(|(door, _)| door));
+        let empty = Scene { plan: Arc::clone(&scene.plan), doors: Vec::new() };
+        drop(scene);
+        self.fleet.publish(empty);
+        self.fleet.tell(Word::Drain);
+        let begun = Instant::now();
+        let mut look = interval(DRAIN_LOOK);
+        loop {
+            tokio::select! {
+                signal = signals.next() => match signal {
+                    Signal::Drain | Signal::Stop => {
+                        self.log.say(Event::warn("draining", "told to stop now").with("sessions", u64::from(panel.commons.sessions())));
+                        return;
+                    }
+                    Signal::ReopenLog => self.log.reopen(),
+                    Signal::Upgrade => self.say_no_upgrade(),
+                    Signal::Reload => self.log.say(Event::warn("reload", Failure::Stopping.to_string())),
+                },
+                command = self.inbox.recv() => match command {
+                    Some(Command::Reload { reply, .. }) => {
+                        let generation = panel.commons.scene.load().plan.generation;
+                        reply(Answer::refused(generation, &Failure::Stopping));
+                    }
+                    Some(Command::Stop { now: true }) | None => return,
+                    Some(Command::Stop { now: false }) => {}
+                },
+                _ = look.tick() => {
+                    self.fleet.deliver();
+                    let closed = doors.iter().all(|door| door.strong_count() == 0);
+                    let (waited, sessions) = (begun.elapsed(), panel.commons.sessions());
+                    if sessions == 0 && (closed || waited >= DRAIN_GRACE) || self.fleet.running() == 0 {
+                        return;
+                    }
+                    if waited >= limit {
+                        let event = Event::warn("draining", "time is up; the sessions that are left are ended");
+                        return self.log.say(event.with("sessions", u64::from(sessions)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ends every session and every worker.
+    async fn stop(&mut self) -> Result<(), Failure> {
+        self.board.panel.begin_drain();
+        self.fleet.tell(Word::Stop);
+        let deadline = Instant::now() + STOPPING;
+        while self.fleet.running() > 0 {
+            if Instant::now() >= deadline {
+                return Err(Failure::WorkersStuck(self.fleet.running()));
+            }
+            sleep(Duration::from_millis(2)).await;
+            self.fleet.deliver();
+        }
+        Ok(())
+    }
+}
+
+impl Wishes {
+    fn add(&mut self, text: Option<String>, wait: bool, reply: Reply) {
+        self.pace.want();
+        if text.is_some() {
+            self.text = text;
+        }
+        self.replies.push((wait, reply));
+    }
+}
+
+/// Answers at once, or when `closed` are closed.
+fn reply_to(reply: Reply, answer: Answer, closed: Vec<Weak<Door>>) {
+    if closed.is_empty() {
+        return reply(answer);
+    }
+    tokio::task::spawn_local(async move {
+        let deadline = Instant::now() + CLOSING;
+        while closed.iter().any(|door| door.strong_count() > 0) && Instant::now() < deadline {
+            sleep(Duration::from_millis(5)).await;
+        }
+        reply(answer);
+    });
+}

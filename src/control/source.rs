@@ -1,0 +1,127 @@
+//! Where the text of the configuration comes from: a file, which is read again at each reload, or the program around us.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::config::file::{self, READ_MAX, ReadError};
+
+use super::engine::Runtime;
+
+/// Longest time a file may take to be read: a mount that hangs must not hang the daemon.
+const READING: Duration = Duration::from_secs(5);
+/// Bytes asked for at once.
+const PIECE: usize = 64 * 1024;
+
+/// Where the text comes from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A file.
+    File(PathBuf),
+    /// A text that somebody made up.
+    Text {
+        /// What complaints call it.
+        name: String,
+        /// The text.
+        text: String,
+    },
+}
+
+impl Source {
+    /// What complaints call it.
+    pub fn name(&self) -> String {
+        match self {
+            Source::File(path) => path.display().to_string(),
+            Source::Text { name, .. } => name.clone(),
+        }
+    }
+
+    /// The text, read at once: for the start, when nobody waits for anything else.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is no text.
+    pub fn read(&self) -> Result<String, ReadError> {
+        match self {
+            Source::File(path) => file::read(path),
+            Source::Text { text, .. } => Ok(text.clone()),
+        }
+    }
+
+    /// The text, read while the conductor goes on: through its ring where it has one.
+    ///
+    /// # Errors
+    /// As [`Source::read`], and a file that takes too long.
+    pub async fn read_again(&self, runtime: Runtime) -> Result<String, ReadError> {
+        let path = match self {
+            Source::Text { text, .. } => return Ok(text.clone()),
+            Source::File(path) => path,
+        };
+        let reading = async {
+            match runtime {
+                Runtime::Uring => by_ring(path).await,
+                Runtime::Plain => by_thread(path).await,
+            }
+        };
+        let too_long = || io::Error::new(io::ErrorKind::TimedOut, "it could not be read within 5 s");
+        let bytes = tokio::time::timeout(READING, reading)
+            .await
+            .unwrap_or_else(|_| Err(too_long()))
+            .map_err(|error| ReadError::new(path, error))?;
+        file::text(path, bytes)
+    }
+}
+
+async fn by_ring(path: &Path) -> io::Result<Vec<u8>> {
+    let file = tokio_uring::fs::File::open(path).await?;
+    let mut bytes = Vec::new();
+    let mut piece = Vec::with_capacity(PIECE);
+    loop {
+        piece.clear();
+        let (answer, buffer) = file.read_at(piece, bytes.len() as u64).await;
+        piece = buffer;
+        if answer? == 0 {
+            break;
+        }
+        bytes.extend_from_slice(&piece);
+        if bytes.len() >= READ_MAX {
+            bytes.truncate(READ_MAX);
+            break;
+        }
+    }
+    file.close().await?;
+    Ok(bytes)
+}
+
+async fn by_thread(path: &Path) -> io::Result<Vec<u8>> {
+    use tokio::io::AsyncReadExt;
+    let mut bytes = Vec::new();
+    let file = tokio::fs::File::open(path).await?;
+    file.take(READ_MAX as u64).read_to_end(&mut bytes).await?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_runtimes_read_the_same() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("big.toml");
+        let text = "# a comment that is repeated\n".repeat(10_000);
+        std::fs::write(&path, &text).expect("written");
+        let source = Source::File(path);
+        let missing = Source::File(directory.path().join("none.toml"));
+        for runtime in [Runtime::Plain, Runtime::Uring] {
+            let read =
+                runtime.block_on(async { (source.read_again(runtime).await, missing.read_again(runtime).await) });
+            let Ok((read, missing)) = read else {
+                assert_eq!(runtime, Runtime::Uring, "only a ring may be refused");
+                continue;
+            };
+            assert_eq!(read.expect("readable"), text);
+            assert!(matches!(missing, Err(ReadError::Unreadable { .. })));
+        }
+        assert_eq!(source.read().expect("readable"), text);
+    }
+}
