@@ -1,8 +1,8 @@
 //! The command line: one file a verb.
 
 pub mod check;
-pub mod load;
 pub mod plan;
+pub mod load;
 
 use std::process::ExitCode;
 

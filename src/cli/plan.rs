@@ -34,7 +34,12 @@ pub fn run(plan: &Plan) -> ExitCode {
         Ok(text) => text,
         Err(error) => return Wrong::File(error).report(),
     };
-    match compare(&running_name, &running, &plan.file.display().to_string(), &new) {
+    match compare(
+        &running_name,
+        &running,
+        &plan.file.display().to_string(),
+        &new,
+    ) {
         Ok(diff) => show(&diff, plan.json),
         Err(complaints) => Wrong::Content(complaints).report(),
     }
@@ -57,7 +62,12 @@ fn running_text(file: Option<&Path>) -> Result<(String, String), ExitCode> {
 /// # Errors
 ///
 /// The complaints about the first of the two that is wrong.
-pub fn compare(old_name: &str, old_text: &str, new_name: &str, new_text: &str) -> Result<Diff, Complaints> {
+pub fn compare(
+    old_name: &str,
+    old_text: &str,
+    new_name: &str,
+    new_text: &str,
+) -> Result<Diff, Complaints> {
     let old = config::parse(old_name, old_text, &file::environment)?;
     let new = config::parse(new_name, new_text, &file::environment)?;
     let mut registry = Registry::new(1);
