@@ -1,6 +1,7 @@
 //! The command line: one file a verb.
 
 pub mod check;
+pub mod demo;
 pub mod plan;
 pub mod load;
 
@@ -38,6 +39,8 @@ struct Arguments {
 enum Verb {
     /// Validate a configuration.
     Check(check::Check),
+    /// Show the main job with embedded servers; needs nothing.
+    Demo(demo::Demo),
     /// Show what a reload would do.
     Plan(plan::Plan),
     /// Generate load, or serve it: connect rate, request/response, bulk, idle connections
@@ -49,6 +52,7 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.verb {
         Verb::Check(verb) => check::run(&verb),
+        Verb::Demo(verb) => demo::main(&verb),
         Verb::Plan(verb) => plan::run(&verb),
         Verb::Load(arguments) => load::main(&arguments),
     }

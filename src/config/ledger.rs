@@ -44,6 +44,9 @@ pub const REFUSALS_MAX: usize = 8;
 pub struct PoolLedger {
     /// The round-robin counter: one for all workers, so that alternation is exact across them.
     pub rotation: AtomicU64,
+    /// The same for sessions whose first server failed: with one counter for both, two servers of which one is down
+    /// would have every session begin at the dead one.
+    pub retry_rotation: AtomicU64,
     /// One tally a worker.
     pub tally: PerWorker<PoolTally>,
 }
