@@ -1,6 +1,6 @@
 //! The command line: one file a verb.
 
-pub mod load;
+mod load;
 
 use std::process::ExitCode;
 
