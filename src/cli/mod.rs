@@ -3,7 +3,7 @@
 pub mod check;
 pub mod demo;
 pub mod plan;
-pub mod load;
+mod load;
 
 use std::process::ExitCode;
 
