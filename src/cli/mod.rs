@@ -1,7 +1,13 @@
 //! The command line: one file a verb.
 
 pub mod check;
+pub mod client;
+pub mod doctor;
+pub mod health;
 pub mod plan;
+pub mod reload;
+pub mod run;
+pub mod status;
 
 use std::process::ExitCode;
 
@@ -35,10 +41,20 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Run the daemon in the foreground.
+    Run(run::Run),
     /// Validate a configuration.
     Check(check::Check),
     /// Show what a reload would do.
     Plan(plan::Plan),
+    /// Make a running daemon read its configuration again.
+    Reload(reload::Reload),
+    /// Show how a running daemon is doing.
+    Status(status::StatusVerb),
+    /// Say by the exit code whether a daemon lives or is ready.
+    Health(health::Health),
+    /// Look for what keeps ringway from running well here.
+    Doctor(doctor::Doctor),
 }
 
 /// Runs the verb the command line names.
@@ -47,5 +63,10 @@ pub fn main() -> ExitCode {
     match arguments.verb {
         Verb::Check(verb) => check::run(&verb),
         Verb::Plan(verb) => plan::run(&verb),
+        Verb::Run(verb) => run::run(&verb),
+        Verb::Reload(verb) => reload::run(&verb),
+        Verb::Status(verb) => status::run(&verb),
+        Verb::Health(verb) => health::run(&verb),
+        Verb::Doctor(verb) => doctor::run(&verb),
     }
 }
