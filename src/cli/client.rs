@@ -11,8 +11,9 @@ use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
-use super::{check, exit};
-use crate::config::file::DEFAULT_PATH;
+use super::check::{self, Wrong};
+use super::exit;
+use crate::config::file::{self, DEFAULT_PATH};
 use crate::config::limits::ADMIN_SOCKET_DEFAULT;
 use crate::control::admin::Problem;
 
@@ -47,8 +48,8 @@ pub enum ClientError {
     /// The configuration does not say where the daemon listens.
     #[error("{0} sets no admin socket; add `socket` to its [admin], or name one with --socket")]
     NoSocket(PathBuf),
-    /// The configuration is wrong; its complaints have been shown.
-    #[error("the admin socket is not known, because the configuration is wrong; name it with --socket")]
+    /// The configuration cannot be read; why has been shown.
+    #[error("so the admin socket is not known; name it with --socket")]
     Config(u8),
     /// Nobody answers.
     #[error(
@@ -130,6 +131,8 @@ impl Target {
         let path = self.config.as_deref().unwrap_or(Path::new(DEFAULT_PATH));
         match check::load(path) {
             Ok(draft) => draft.admin().socket.clone().ok_or_else(|| ClientError::NoSocket(path.to_owned())),
+            // A file that is wrong is what `reload` is there to be told about: the daemon will say what is wrong with it.
+            Err(Wrong::Content(_)) => Ok(socket_in(&file::read(path).unwrap_or_default())),
             Err(_) if self.config.is_none() => Ok(PathBuf::from(ADMIN_SOCKET_DEFAULT)),
             Err(wrong) => {
                 wrong.report();
@@ -137,6 +140,14 @@ impl Target {
             }
         }
     }
+}
+
+/// The admin socket that a file names, as far as it can be understood, or the default one.
+fn socket_in(text: &str) -> PathBuf {
+    let (document, _) = toml::de::DeTable::parse_recoverable(text);
+    let admin = document.get_ref().get("admin").and_then(|admin| admin.get_ref().as_table());
+    let socket = admin.and_then(|admin| admin.get("socket")).and_then(|socket| socket.get_ref().as_str());
+    PathBuf::from(socket.unwrap_or(ADMIN_SOCKET_DEFAULT))
 }
 
 async fn converse(socket: &Path, method: Method, path: &str) -> Result<Reply, ClientError> {
@@ -210,6 +221,10 @@ mod tests {
         )
         .expect("written");
         assert_eq!(target(Some(&config), None).socket().expect("configured"), socket);
+        std::fs::write(&config, format!("[admin]\nsocket = \"{}\"\n[nonsense\nx = = 1\n", socket.display()))
+            .expect("written");
+        assert_eq!(target(Some(&config), None).socket().expect("understood"), socket);
+        assert_eq!(socket_in("what"), Path::new(ADMIN_SOCKET_DEFAULT));
         let missing = target(Some(&directory.path().join("none")), None).socket();
         assert!(matches!(missing, Err(ClientError::Config(exit::UNREADABLE))));
     }
