@@ -147,7 +147,11 @@ impl Registry {
     /// The ledger of pool `name`.
     pub fn pool(&mut self, name: &str) -> Arc<PoolLedger> {
         let workers = self.workers;
-        recall(&mut self.pools, name, || PoolLedger { rotation: AtomicU64::new(0), tally: PerWorker::new(workers) })
+        recall(&mut self.pools, name, || PoolLedger {
+            rotation: AtomicU64::new(0),
+            retry_rotation: AtomicU64::new(0),
+            tally: PerWorker::new(workers),
+        })
     }
 
     /// The ledger of a server. A server that moves to another address under the same name is another server.
