@@ -193,6 +193,10 @@ fn streams_both_ways_to_the_last_byte() {
     assert_eq!(number(&report, "bytes_in"), 2 * bytes);
     assert_eq!(number(&source.finish(), "bytes_out"), 2 * bytes);
 
+    let endless = Server::start("--mode source");
+    let report = generate_well(&endless, "stream {} --bytes 1000003 --verify");
+    assert_eq!(number(&report, "bytes_in"), 1_000_003);
+
     let sink = Server::start("--mode sink --verify");
     let report = generate_well(
         &sink,

@@ -1,8 +1,15 @@
 //! The command line: one file a verb.
 
 pub mod check;
-pub mod plan;
+pub mod client;
+pub mod demo;
+pub mod doctor;
+pub mod health;
 pub mod load;
+pub mod plan;
+pub mod reload;
+pub mod run;
+pub mod status;
 
 use std::process::ExitCode;
 
@@ -36,12 +43,24 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Run the daemon in the foreground.
+    Run(run::Run),
     /// Validate a configuration.
     Check(check::Check),
+    /// Show the main job with embedded servers; needs nothing.
+    Demo(demo::Demo),
     /// Show what a reload would do.
     Plan(plan::Plan),
     /// Generate load, or serve it: connect rate, request/response, bulk, idle connections
     Load(load::arguments::Arguments),
+    /// Make a running daemon read its configuration again.
+    Reload(reload::Reload),
+    /// Show how a running daemon is doing.
+    Status(status::StatusVerb),
+    /// Say by the exit code whether a daemon lives or is ready.
+    Health(health::Health),
+    /// Look for what keeps ringway from running well here.
+    Doctor(doctor::Doctor),
 }
 
 /// Runs the verb the command line names.
@@ -49,7 +68,13 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.verb {
         Verb::Check(verb) => check::run(&verb),
+        Verb::Demo(verb) => demo::main(&verb),
         Verb::Plan(verb) => plan::run(&verb),
         Verb::Load(arguments) => load::main(&arguments),
+        Verb::Run(verb) => run::run(&verb),
+        Verb::Reload(verb) => reload::run(&verb),
+        Verb::Status(verb) => status::run(&verb),
+        Verb::Health(verb) => health::run(&verb),
+        Verb::Doctor(verb) => doctor::run(&verb),
     }
 }

@@ -277,6 +277,7 @@ impl Conductor {
         }
         let message = match answer.changes.len() {
             0 => format!("configuration {} is in force; nothing changed", answer.generation),
+            1 => format!("configuration {} is in force: 1 change", answer.generation),
             n => format!("configuration {} is in force: {n} changes", answer.generation),
         };
         self.log.say(Event::info("reload", message).with("applied", true).with("generation", answer.generation));

@@ -23,6 +23,9 @@ pub(super) const SECOND_NS: u64 = 1_000_000_000;
 const MS_NS: u64 = 1_000_000;
 /// Age at which a session gets keepalive and user timeout on its server's socket: short ones never pay for them.
 const SETTLE_NS: u64 = SECOND_NS;
+/// What certainly fits into one segment, in bytes (RFC 9293 §3.7.1: 536 is the least everyone takes). A first request of
+/// this size cannot be held back by Nagle's algorithm, so a session of one request never pays for switching it off.
+const ONE_SEGMENT: u64 = 536;
 /// A living session is recorded this often.
 pub(super) const REPORT_NS: u64 = 300 * SECOND_NS;
 
@@ -269,8 +272,16 @@ impl Shard {
             Direction::Down => (&mut session.down, server, session.client),
         };
         let before = pump.moved;
+        if direction == Direction::Up && before > 0 && !session.life.prompt {
+            session.life.prompt = true;
+            kernel.send_promptly(server);
+        }
         let stop = pump.run(from, to, &mut self.tools, kernel);
         let moved = pump.moved - before;
+        if direction == Direction::Up && moved > ONE_SEGMENT && !session.life.prompt {
+            session.life.prompt = true;
+            kernel.send_promptly(server);
+        }
         if moved > 0 {
             self.account(key, direction, moved, now);
         }

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
@@ -141,14 +141,14 @@ impl Page<'_> {
     ) -> Result<(), Error> {
         let mut family = self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (labels, value) in samples {
-            family.encode_family(&labels)?.encode_gauge(&value)?;
+            number(&mut family.encode_family(&labels)?, value)?;
         }
         Ok(())
     }
 
     /// A gauge without labels.
     fn gauge(&mut self, name: &str, help: &str, value: f64) -> Result<(), Error> {
-        self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+        number(&mut self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?, value)
     }
 
     /// A gauge that is always 1 and says things in its labels; its name without `_info`.
@@ -177,6 +177,15 @@ impl Page<'_> {
             )?;
         }
         Ok(())
+    }
+}
+
+/// A gauge's value; a whole number without a decimal point.
+fn number(gauge: &mut MetricEncoder, value: f64) -> Result<(), Error> {
+    if value.fract() == 0.0 && value.abs() < 1e15 {
+        gauge.encode_gauge(&(value as i64))
+    } else {
+        gauge.encode_gauge(&value)
     }
 }
 

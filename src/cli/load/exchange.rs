@@ -285,7 +285,7 @@ impl Exchange {
             };
             let got = match self.plan.verify {
                 true => gear.scratch.read(socket, usize::MAX)?,
-                false => gear.scratch.discard(socket)?,
+                false => gear.scratch.discard(socket, usize::MAX)?,
             };
             let (count, drained) = match got {
                 Got::Nothing => return Ok(false),

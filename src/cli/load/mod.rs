@@ -1,9 +1,9 @@
 //! `ringway load`: a load generator and the servers it talks to.
 //!
-//! `serve` answers; `connect`, `request`, `stream` and `hold` ask. Each is a [`gear::Drill`] that one thread turns by
-//! events; [`run`] has the threads, [`tally`] what they count, [`report`] how it is shown. On one core, generator,
-//! servers and kernel together are the limit, so a path saves system calls: sends are tried at once, a short read is
-//! known to be the last, bytes nobody looks at are dropped in the kernel.
+//! `serve` answers; `connect`, `request`, `stream` and `hold` ask. Each is a `gear::Drill` that one thread turns by
+//! events; `run` has the threads, `tally` what they count, `report` how it is shown. On one core, generator, servers
+//! and kernel together are the limit, so a path saves system calls: sends are tried at once, a short read is known to
+//! be the last, bytes nobody looks at are dropped in the kernel.
 
 pub mod arguments;
 mod exchange;

@@ -263,7 +263,7 @@ impl Peer {
     /// Reads and forgets until the peer's end.
     fn drain(&mut self, scratch: &mut Scratch, tally: &mut Tally) -> Result<Wants, Broken> {
         while self.readable && !self.ended {
-            let got = scratch.discard(&self.socket)?;
+            let got = scratch.discard(&self.socket, usize::MAX)?;
             tally.bytes_in += self.note(got);
         }
         Ok(match self.ended {
@@ -306,7 +306,7 @@ impl Peer {
         let position = self.received;
         let got = match keeps {
             true => scratch.read(&self.socket, usize::MAX)?,
-            false => scratch.discard(&self.socket)?,
+            false => scratch.discard(&self.socket, usize::MAX)?,
         };
         let count = self.note(got);
         tally.bytes_in += count;

@@ -63,17 +63,20 @@ impl Scratch {
         &self.keep[..count]
     }
 
-    /// Reads and forgets. On TCP the kernel drops the bytes without copying them (MSG_TRUNC, tcp(7)), and this buffer
+    /// Reads and forgets up to `bytes_max` bytes. On TCP the kernel drops the bytes without copying them (MSG_TRUNC, tcp(7)), and this buffer
     /// is never touched; on a Unix socket it copies them here.
     ///
     /// # Errors
     ///
     /// What recv(2) says, except for EAGAIN.
     #[inline]
-    pub fn discard(&mut self, socket: &Socket) -> io::Result<Got> {
-        let room = self.discard.len();
+    pub fn discard(&mut self, socket: &Socket, bytes_max: usize) -> io::Result<Got> {
+        let room = bytes_max.min(self.discard.len());
         let flags = MsgFlags::MSG_TRUNC.bits();
-        got(socket.recv_with_flags(&mut self.discard, flags), room)
+        got(
+            socket.recv_with_flags(&mut self.discard[..room], flags),
+            room,
+        )
     }
 }
 

@@ -218,9 +218,15 @@ impl Stream {
             if link.received >= budget {
                 return Ok(Moved::HasMore);
             }
+            // Downwards, what a server sends beyond the bytes asked for is left unread.
+            let room = match (self.plan.direction, self.plan.bytes) {
+                (Direction::Down, Some(bytes)) => bytes - link.received,
+                _ => u64::MAX,
+            };
+            let room = usize::try_from(room).unwrap_or(usize::MAX);
             let got = match self.plan.verify {
-                true => gear.scratch.read(socket, usize::MAX)?,
-                false => gear.scratch.discard(socket)?,
+                true => gear.scratch.read(socket, room)?,
+                false => gear.scratch.discard(socket, room)?,
             };
             let count = match got {
                 Got::Nothing => {
@@ -238,16 +244,15 @@ impl Stream {
                 pattern::check(link.received, gear.scratch.kept(count)).map_err(Broken::Differs)?;
             }
             link.received += count as u64;
-            let limit = match self.plan.direction {
-                Direction::Up => 0,
-                Direction::Down => self.plan.bytes.unwrap_or(u64::MAX),
-                Direction::Both => link.sent,
-            };
-            if link.received > limit {
-                return Err(Broken::Surplus(limit));
-            }
-            if self.plan.direction == Direction::Down && link.received == limit {
-                return Ok(Moved::Done);
+            match self.plan.direction {
+                Direction::Down if self.plan.bytes == Some(link.received) => {
+                    return Ok(Moved::Done);
+                }
+                Direction::Up => return Err(Broken::Surplus(0)),
+                Direction::Both if link.received > link.sent => {
+                    return Err(Broken::Surplus(link.sent));
+                }
+                Direction::Down | Direction::Both => {}
             }
         }
         Ok(Moved::Waits)
@@ -355,7 +360,9 @@ impl Broken {
             }
             Broken::Surplus(limit) => (
                 Fault::Mismatch,
-                format!("{target}: sent more than {limit} bytes"),
+                format!(
+                    "{target}: sent {received} bytes, more than the {limit} it was to send back"
+                ),
             ),
             Broken::Differs(offset) => (
                 Fault::Mismatch,

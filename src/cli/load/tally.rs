@@ -56,7 +56,8 @@ impl Fault {
 impl From<&io::Error> for Fault {
     fn from(error: &io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::ConnectionRefused => Fault::Refused,
+            // The second is a Unix socket whose file is gone.
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Fault::Refused,
             // A Unix socket whose queue is full answers EAGAIN instead (connect(2)).
             io::ErrorKind::WouldBlock => Fault::Refused,
             io::ErrorKind::ConnectionReset
