@@ -328,6 +328,11 @@ impl Shard {
     /// A direction has delivered its last byte: pass the FIN on, or end when both have.
     fn direction_over(&mut self, key: Key, direction: Direction, now: u64, kernel: &mut impl Kernel) {
         let Some(session) = self.sessions.of(key) else { return };
+        if session.life.doomed.is_some() {
+            // The failed write has taken the server's error, and after that a reset connection reads as ended
+            // (tcp_recvmsg): this may be no FIN. `finish_doomed` passes the reset on.
+            return;
+        }
         if session.up.is_over() && session.down.is_over() {
             self.end(key, Ending::Done, 0, now, kernel);
             return;
