@@ -172,8 +172,11 @@ impl Shard {
         }
     }
 
-    /// Lets go of what a worker keeps for reuse. Call it last.
-    pub fn close(&mut self, kernel: &mut impl Kernel) {
+    /// Lets go of what others have sent meanwhile, and of what a worker keeps for reuse. Call it last.
+    pub fn close(&mut self, now: u64, kernel: &mut impl Kernel) {
+        while let Some(mail) = self.desk().take() {
+            self.obey(mail, now, kernel);
+        }
         self.tools.pipes.close(kernel);
     }
 
