@@ -72,6 +72,8 @@ impl Shard {
 
     /// Stops taking connections.
     pub(super) fn leave(&mut self, mode: Mode, now: u64, kernel: &mut impl Kernel) {
+        // What waits in the queues is served as the published plan says, even if the letter about it comes after this one.
+        self.adopt(now, kernel);
         self.mode = mode;
         self.desk().leaving.store(true, Ordering::Relaxed);
         let keys: Vec<Key> = self.doors.keys().collect();
