@@ -251,8 +251,9 @@ impl Shard {
             Side::Server => session.server,
         };
         let source = session.pump(side.outgoing());
-        // The server's last words are for the client, who may read slowly; a client's last words are for nobody.
-        let reads_on = source.queued || (side == Side::Server && source.is_blocked());
+        // The server's last words are for the client, who may read slowly; a client's last words are for nobody. Nor may
+        // they be waited for: after a FIN recv never tells of a reset (`SOCK_DONE`, tcp_recvmsg).
+        let reads_on = side == Side::Server && (source.queued || source.is_blocked());
         if reads_on {
             return;
         }
