@@ -175,8 +175,11 @@ impl Shard {
         }
     }
 
-    /// Lets go of what a worker keeps for reuse. Call it last.
-    pub fn close(&mut self, kernel: &mut impl Kernel) {
+    /// Lets go of what others have sent meanwhile, and of what a worker keeps for reuse. Call it last.
+    pub fn close(&mut self, now: u64, kernel: &mut impl Kernel) {
+        while let Some(mail) = self.desk().take() {
+            self.obey(mail, now, kernel);
+        }
         self.tools.pipes.close(kernel);
     }
 
@@ -251,8 +254,9 @@ impl Shard {
             Side::Server => session.server,
         };
         let source = session.pump(side.outgoing());
-        // The server's last words are for the client, who may read slowly; a client's last words are for nobody.
-        let reads_on = source.queued || (side == Side::Server && source.is_blocked());
+        // The server's last words are for the client, who may read slowly; a client's last words are for nobody. Nor may
+        // they be waited for: after a FIN recv never tells of a reset (`SOCK_DONE`, tcp_recvmsg).
+        let reads_on = side == Side::Server && (source.queued || source.is_blocked());
         if reads_on {
             return;
         }
@@ -339,6 +343,11 @@ impl Shard {
     /// A direction has delivered its last byte: pass the FIN on, or end when both have.
     fn direction_over(&mut self, key: Key, direction: Direction, now: u64, kernel: &mut impl Kernel) {
         let Some(session) = self.sessions.of(key) else { return };
+        if session.life.doomed.is_some() {
+            // The failed write has taken the server's error, and after that a reset connection reads as ended
+            // (tcp_recvmsg): this may be no FIN. `finish_doomed` passes the reset on.
+            return;
+        }
         if session.up.is_over() && session.down.is_over() {
             self.end(key, Ending::Done, 0, now, kernel);
             return;
