@@ -222,8 +222,132 @@ fn survive(text: &str) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// Nothing about a large hopeless file may take quadratic time: half a minute would be seconds of a reload's thread.
+#[test]
+fn hopeless_files_are_refused_soon() {
+    const PIECES: [&str; 11] = [
+        "]\n",
+        "=",
+        "a=1\n",
+        "[a]\n",
+        "a b\n",
+        "\"",
+        "[a]\nb=1\n",
+        "a=[",
+        "a.b.",
+        "a=x\n",
+        "[listeners.a]\nb=1\n",
+    ];
+    let mut texts: Vec<String> = PIECES
+        .iter()
+        .map(|piece| piece.repeat(256 * 1024 / piece.len()))
+        .collect();
+    texts.push((0..30_000).map(|n| format!("key{n} = 1\n")).collect());
+    texts.push(
+        (0..1000)
+            .map(|n| {
+                format!(
+                    "[listeners.l{n}]\nbind = \"127.0.0.1:{}\"\npool = \"p{n}\"\n[pools.q{n}]\n",
+                    n + 1
+                )
+            })
+            .collect(),
+    );
+    for text in texts {
+        let begin = std::time::Instant::now();
+        let complaints = parse("f", &text, &environment).expect_err("hopeless");
+        assert!(complaints.to_string().len() < 200_000);
+        let piece: String = text.chars().take(20).collect();
+        assert!(
+            begin.elapsed().as_secs() < 30,
+            "{piece:?}: {:?}",
+            begin.elapsed()
+        );
+        println!(
+            "{piece:?}: {:?}, {} complaints",
+            begin.elapsed(),
+            complaints.len()
+        );
+    }
+}
+
+fn ringway(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_ringway"))
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("the binary starts");
+    let [out, err] =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).expect("UTF-8"));
+    (output.status.code(), out, err)
+}
+
+#[test]
+fn check_tells_and_exits() {
+    let (code, out, err) = ringway(&["check", "-c", "config/ringway.toml"]);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert_eq!(
+        out,
+        "config/ringway.toml: right: 1 listener, 1 pool, 2 servers\n"
+    );
+    let (code, out, _) = ringway(&["check", "--quiet", "-c", "config/ringway.toml"]);
+    assert_eq!((code, out.as_str()), (Some(0), ""));
+    let (code, out, _) = ringway(&["check", "--print", "-c", "config/ringway.toml"]);
+    assert!(
+        code == Some(0) && out.contains("idle_timeout = \"5m\""),
+        "{out}"
+    );
+
+    let (code, out, err) = ringway(&["check", "-c", "tests/config/wrong/unknown-pool.toml"]);
+    assert_eq!((code, out.as_str()), (Some(3), ""));
+    assert!(
+        err.contains("unknown-pool.toml:3:8: ") && err.ends_with("2 complaints\n"),
+        "{err}"
+    );
+    let (code, _, err) = ringway(&["check", "-c", "tests/config/absent.toml"]);
+    assert_eq!(code, Some(78), "{err}");
+    let (code, _, err) = ringway(&["check", "-c", "tests"]);
+    assert_eq!(code, Some(78), "{err}");
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("latin1.toml");
+    fs::write(&path, b"# ok\n# gr\xfc\xdfe\n").expect("a file");
+    let (code, _, err) = ringway(&["check", "-c", &path.to_string_lossy()]);
+    assert!(
+        code == Some(3) && err.contains("latin1.toml:2: byte 9 "),
+        "{err}"
+    );
+}
+
+#[test]
+fn plan_tells_what_a_reload_would_do() {
+    let (code, out, err) = ringway(&["plan", "config/reference.toml", "-c", "config/ringway.toml"]);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    for line in [
+        "~ global.user none → \"ringway\" (needs a restart)",
+        "~ listener web: opens unix:/run/ringway/web.sock",
+        "~ server web/web1 at 10.0.0.21:80: weight 1 → 2",
+        "+ server web/spare at 10.0.0.23:80: backup true",
+    ] {
+        assert!(out.lines().any(|found| found == line), "{line}\n{out}");
+    }
+    let (code, out, _) = ringway(&["plan", "config/ringway.toml", "-c", "config/ringway.toml"]);
+    assert_eq!((code, out.as_str()), (Some(0), "nothing changes\n"));
+    let (code, _, _) = ringway(&[
+        "plan",
+        "tests/config/wrong/empty.toml",
+        "-c",
+        "config/ringway.toml",
+    ]);
+    assert_eq!(code, Some(3));
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1500))]
+    #![proptest_config(ProptestConfig {
+        cases: 1500,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn no_mutation_of_a_file_panics(text in mutated()) {

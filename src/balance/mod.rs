@@ -78,8 +78,9 @@ fn round_robin(pool: &Pool, tried: &Tried) -> Pick {
     if rotation.is_empty() {
         return Pick::None;
     }
+    let counter = if tried.count == 0 { &pool.ledger.rotation } else { &pool.ledger.retry_rotation };
     for _ in 0..DRAWS_MAX.min(rotation.len()) {
-        let draw = pool.ledger.rotation.fetch_add(1, Ordering::Relaxed);
+        let draw = counter.fetch_add(1, Ordering::Relaxed);
         let server = rotation[(draw % rotation.len() as u64) as usize];
         if usable(pool, server, tried) && claim(&pool.servers[usize::from(server)]) {
             return Pick::Server(server);

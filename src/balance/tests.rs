@@ -95,3 +95,18 @@ fn claims_under_contention_never_exceed_the_limit() {
     assert_eq!(got, 7);
     assert_eq!(pool.servers[0].ledger.active.load(Ordering::Relaxed), 7);
 }
+
+#[test]
+fn sessions_do_not_all_begin_at_the_dead_one_of_two() {
+    let pool = pool(&[(1, 0, false), (1, 0, false)]);
+    let mut first_at_dead = 0;
+    for _ in 0..100 {
+        if pick(&pool, &Tried::default()) == Pick::Server(0) {
+            first_at_dead += 1;
+            let mut tried = Tried::default();
+            tried.add(0);
+            assert_eq!(pick(&pool, &tried), Pick::Server(1));
+        }
+    }
+    assert_eq!(first_at_dead, 50);
+}

@@ -2,8 +2,10 @@
 
 pub mod check;
 pub mod client;
+pub mod demo;
 pub mod doctor;
 pub mod health;
+pub mod load;
 pub mod plan;
 pub mod reload;
 pub mod run;
@@ -45,8 +47,12 @@ enum Verb {
     Run(run::Run),
     /// Validate a configuration.
     Check(check::Check),
+    /// Show the main job with embedded servers; needs nothing.
+    Demo(demo::Demo),
     /// Show what a reload would do.
     Plan(plan::Plan),
+    /// Generate load, or serve it: connect rate, request/response, bulk, idle connections
+    Load(load::arguments::Arguments),
     /// Make a running daemon read its configuration again.
     Reload(reload::Reload),
     /// Show how a running daemon is doing.
@@ -62,7 +68,9 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.verb {
         Verb::Check(verb) => check::run(&verb),
+        Verb::Demo(verb) => demo::main(&verb),
         Verb::Plan(verb) => plan::run(&verb),
+        Verb::Load(arguments) => load::main(&arguments),
         Verb::Run(verb) => run::run(&verb),
         Verb::Reload(verb) => reload::run(&verb),
         Verb::Status(verb) => status::run(&verb),

@@ -56,6 +56,8 @@ pub struct Complaints {
 const COLUMNS_SHOWN: usize = 96;
 /// Columns kept before the caret when a line is cut.
 const COLUMNS_BEFORE: usize = 40;
+/// Characters of the user's own words that are repeated in a message.
+const CHARS_QUOTED: usize = 64;
 /// Columns a tab is shown as.
 const TAB_COLUMNS: usize = 4;
 
@@ -91,7 +93,7 @@ impl Complaints {
     /// Sorts by position and drops what was said twice.
     pub(super) fn finish(mut self) -> Self {
         self.list
-            .sort_by(|a, b| (a.at.start, a.at.end).cmp(&(b.at.start, b.at.end)));
+            .sort_by_key(|complaint| (complaint.at.start, complaint.at.end));
         self.list.dedup();
         self
     }
@@ -104,6 +106,11 @@ impl Complaints {
     /// Whether the file is fine.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
+    }
+
+    /// Whether more would only be counted.
+    pub(super) fn is_full(&self) -> bool {
+        self.list.len() == COMPLAINTS_MAX
     }
 
     /// One line each, without the source: for logs and answers of the admin server.
@@ -172,18 +179,18 @@ impl fmt::Display for Complaints {
 
 impl std::error::Error for Complaints {}
 
-/// Quotes what the user wrote, so that it is short, on one line and harmless to a terminal.
-pub(super) fn quote(text: &str) -> String {
-    let mut quoted = String::from("\"");
-    for (index, c) in text.chars().enumerate() {
-        if index == 64 {
-            quoted.push('…');
-            break;
-        }
-        quoted.push(printable(c));
+/// What the user wrote, on one line, harmless to a terminal, and cut where it grows long.
+pub(super) fn short(text: &str) -> String {
+    let mut shown: String = text.chars().take(CHARS_QUOTED).map(printable).collect();
+    if text.chars().nth(CHARS_QUOTED).is_some() {
+        shown.push('…');
     }
-    quoted.push('"');
-    quoted
+    shown
+}
+
+/// The same in double quotes.
+pub(super) fn quote(text: &str) -> String {
+    format!("\"{}\"", short(text))
 }
 
 /// The candidate that `wrong` was probably meant to be.
@@ -197,6 +204,7 @@ pub(super) fn did_you_mean<'a>(
     let folded = wrong.to_ascii_lowercase().replace('-', "_");
     candidates
         .into_iter()
+        .filter(|candidate| candidate.len().abs_diff(wrong.len()) <= candidate.len().max(3) / 3)
         .map(|candidate| {
             let other = candidate.to_ascii_lowercase().replace('-', "_");
             let steps = strsim::damerau_levenshtein(&folded, &other);
@@ -244,9 +252,10 @@ fn columns(c: char) -> usize {
 
 /// The part of `source` to show, the columns before the mark in it, and the columns the mark covers.
 fn excerpt(source: &str, mark: Range<usize>) -> (String, usize, usize) {
-    let width: usize = source[..mark.start].chars().map(columns).sum();
-    let skip = match width > COLUMNS_SHOWN - COLUMNS_BEFORE {
-        true => width - COLUMNS_BEFORE,
+    let width = |text: &str| -> usize { text.chars().map(columns).sum() };
+    let start = width(&source[..mark.start]);
+    let skip = match width(source) > COLUMNS_SHOWN && start > COLUMNS_SHOWN - COLUMNS_BEFORE {
+        true => start - COLUMNS_BEFORE,
         false => 0,
     };
     let (mut shown, mut passed, mut used) = (String::new(), 0, 0);
@@ -309,7 +318,7 @@ mod tests {
     #[test]
     fn offsets_outside_the_text_or_inside_a_character_are_harmless() {
         assert!(about("日本", 1..900).starts_with("f:1:1: m"));
-        assert!(about("a\n", 5..3).starts_with("f:2:1: m"));
+        assert!(about("a\n", At { start: 5, end: 3 }).starts_with("f:2:1: m"));
         assert!(about("a = \"\u{1b}[31m\"", 4..6).contains("\"\u{fffd}[31m\""));
     }
 

@@ -1,17 +1,17 @@
 //! A draft: a configuration that was read and found right, not yet tied to anything that runs.
 //!
-//! [`parse`] goes through three passes, each of which gathers what it finds wrong: the syntax, the sections one by one
+//! [`parse`] goes through three passes, each of which gathers what it finds wrong: the syntax (`syntax`), the sections one by one
 //! (`sections`), and what only shows between them (`rules`).
 
 use std::sync::Arc;
 
 use toml::de::DeTable;
 
-use super::complaints::{At, Complaints, Located, quote};
+use super::complaints::{At, Complaints, Located};
 use super::limits::FILE_BYTES_MAX;
 use super::plan::{Address, Admin, Global, Log, Policy, Terms};
 use super::read::Reader;
-use super::{rules, sections};
+use super::{rules, sections, syntax};
 
 /// A valid configuration. [`Draft::compile`] makes a plan of it.
 #[derive(Clone, Debug)]
@@ -97,70 +97,19 @@ pub fn parse(
 ) -> Result<Draft, Complaints> {
     if text.len() > FILE_BYTES_MAX {
         let mut complaints = Complaints::new(name, "");
-        let message = format!(
-            "the file has {} bytes; most is {FILE_BYTES_MAX} (4 MiB)",
-            text.len()
-        );
+        let message = format!("the file has more than {FILE_BYTES_MAX} bytes (4 MiB)");
         complaints.add(0..0, message, None);
         return Err(complaints);
     }
-    let (document, errors) = DeTable::parse_recoverable(text);
     let mut reader = Reader::new(Complaints::new(name, text), env);
-    if !syntax(&mut reader, text, &errors) {
+    let Some(readable) = syntax::check(&mut reader, text) else {
         return Err(reader.complaints.finish());
-    }
+    };
+    let (document, _) = DeTable::parse_recoverable(&readable);
     let (draft, seen) = sections::read(&mut reader, document.get_ref());
     rules::check(&mut reader, &draft, &seen);
     match reader.complaints.is_empty() {
         true => Ok(draft),
         false => Err(reader.complaints.finish()),
     }
-}
-
-/// Faults that leave the rest of the document as it was meant; after any other the tables may be mixed up.
-const LOCAL: [&str; 7] = [
-    "duplicate key",
-    "string values must be quoted",
-    "invalid boolean",
-    "invalid integer",
-    "invalid float",
-    "invalid datetime",
-    "missing escaped value",
-];
-
-/// Complains about each line the parser did not understand, once; false when nothing after that can be trusted.
-fn syntax(reader: &mut Reader<'_>, text: &str, errors: &[toml::de::Error]) -> bool {
-    let mut trusted = true;
-    for error in errors {
-        let at = error.span().unwrap_or(0..0);
-        let message = error.message();
-        trusted &= LOCAL.iter().any(|local| message.starts_with(local));
-        if reader.is_damaged(&at) {
-            continue;
-        }
-        let found = text.get(at.clone()).unwrap_or("");
-        let line = reader.complaints.line_of(at.start);
-        let header = reader.complaints.line_text(line).trim().to_owned();
-        if message.starts_with("duplicate key") {
-            let what = match header.starts_with('[') {
-                true => format!(
-                    "table {}",
-                    header.split_inclusive(']').next().unwrap_or(&header)
-                ),
-                false => format!("key {}", super::read::tick(found)),
-            };
-            // The key that came first stands; only the line of the second is in doubt.
-            reader.advise(&at, format!("{what} is given twice"), "keep one of them");
-        } else if message.starts_with("string values must be quoted") && !found.is_empty() {
-            let quoted = quote(found);
-            let message = format!("{quoted} is no number, no boolean and not in quotes");
-            reader.advise(&at, message, format!("write {quoted}"));
-        } else if message.starts_with("string values must be quoted") {
-            reader.complain(&at, "a value is missing here");
-        } else {
-            reader.complain(&at, format!("TOML: {message}"));
-        }
-        reader.damage(&at);
-    }
-    trusted
 }

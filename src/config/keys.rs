@@ -103,15 +103,16 @@ pub(super) const ENGINES_LATER: &[&str] = &["epoll"];
 impl Keys {
     /// What to do about `wrong`, which is no key here.
     pub(super) fn help_for(&self, wrong: &str) -> String {
-        if let Some(near) = did_you_mean(wrong, self.now.iter().chain(self.later).copied()) {
-            return format!("did you mean `{near}`?");
-        }
+        // At the top stand tables, whose names are close to keys (`pools`, `pool`).
         let elsewhere = ALL
             .iter()
+            .filter(|_| self.place != ROOT.place)
             .find(|keys| keys.now.contains(&wrong) || keys.later.contains(&wrong));
-        match elsewhere {
-            Some(keys) => format!("`{wrong}` belongs into {}", keys.place),
-            None => format!("keys here are `{}`", self.now.join("`, `")),
+        let near = did_you_mean(wrong, self.now.iter().chain(self.later).copied());
+        match (elsewhere, near) {
+            (Some(keys), _) => format!("`{wrong}` belongs into {}", keys.place),
+            (None, Some(near)) => format!("did you mean `{near}`?"),
+            (None, None) => format!("keys here are `{}`", self.now.join("`, `")),
         }
     }
 }

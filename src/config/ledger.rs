@@ -44,6 +44,9 @@ pub const REFUSALS_MAX: usize = 8;
 pub struct PoolLedger {
     /// The round-robin counter: one for all workers, so that alternation is exact across them.
     pub rotation: AtomicU64,
+    /// The same for sessions whose first server failed: with one counter for both, two servers of which one is down
+    /// would have every session begin at the dead one.
+    pub retry_rotation: AtomicU64,
     /// One tally a worker.
     pub tally: PerWorker<PoolTally>,
 }
@@ -144,7 +147,11 @@ impl Registry {
     /// The ledger of pool `name`.
     pub fn pool(&mut self, name: &str) -> Arc<PoolLedger> {
         let workers = self.workers;
-        recall(&mut self.pools, name, || PoolLedger { rotation: AtomicU64::new(0), tally: PerWorker::new(workers) })
+        recall(&mut self.pools, name, || PoolLedger {
+            rotation: AtomicU64::new(0),
+            retry_rotation: AtomicU64::new(0),
+            tally: PerWorker::new(workers),
+        })
     }
 
     /// The ledger of a server. A server that moves to another address under the same name is another server.

@@ -35,6 +35,18 @@ pub struct Count {
     pub least: u32,
     /// Largest value.
     pub most: u32,
+    /// What to do for somebody who writes 0 where it is not allowed.
+    pub instead_of_zero: Option<&'static str>,
+}
+
+impl Count {
+    const fn new(least: u32, most: u32) -> Self {
+        Self {
+            least,
+            most,
+            instead_of_zero: None,
+        }
+    }
 }
 
 /// A duration a key may hold.
@@ -56,29 +68,21 @@ const HOUR: u32 = 60 * MINUTE;
 const DAY: u32 = 24 * HOUR;
 
 /// `global.workers`, when it is a number.
-pub const WORKERS: Count = Count {
-    least: 1,
-    most: WORKERS_MAX as u32,
-};
+pub const WORKERS: Count = Count::new(1, WORKERS_MAX as u32);
 /// `global.max_connections` and a server's: each takes two descriptors, and no kernel gives more than this.
 pub const CONNECTIONS: Count = Count {
     least: 1,
     most: 10_000_000,
+    instead_of_zero: Some("leave the key out for no limit of its own"),
 };
 /// A server's `weight`.
-pub const WEIGHT: Count = Count {
-    least: 0,
-    most: WEIGHT_MAX as u32,
-};
+pub const WEIGHT: Count = Count::new(0, WEIGHT_MAX as u32);
 /// `connect_attempts`.
-pub const CONNECT_ATTEMPTS: Count = Count { least: 1, most: 16 };
+pub const CONNECT_ATTEMPTS: Count = Count::new(1, 16);
 /// `connect_attempts` when it is absent.
 pub const CONNECT_ATTEMPTS_DEFAULT: u8 = 3;
 /// `keepalive.count`: the kernel's own maximum (`MAX_TCP_KEEPCNT`).
-pub const KEEPALIVE_COUNT: Count = Count {
-    least: 1,
-    most: 127,
-};
+pub const KEEPALIVE_COUNT: Count = Count::new(1, 127);
 
 /// `global.drain_timeout`.
 pub const DRAIN: Millis = Millis {

@@ -14,11 +14,13 @@ mod keys;
 pub mod ledger;
 pub mod limits;
 pub mod plan;
+mod pools;
 mod print;
 mod read;
 mod rotation;
 mod rules;
 mod sections;
+mod syntax;
 mod value;
 
 pub use complaints::Complaints;

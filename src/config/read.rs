@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::complaints::{At, Complaints, Located, did_you_mean, quote};
+use super::complaints::{At, Complaints, Located, did_you_mean, quote, short};
 use super::keys::Keys;
 use super::limits::{Count, Millis};
 use super::value::{self, Fault};
@@ -92,7 +92,10 @@ impl<'e> Reader<'e> {
                 continue;
             }
             let message = format!("unknown key {} in {}", tick(name), section.called);
-            self.advise(&key.span(), message, keys.help_for(name));
+            match self.complaints.is_full() {
+                true => self.complain(&key.span(), message),
+                false => self.advise(&key.span(), message, keys.help_for(name)),
+            }
         }
     }
 
@@ -223,7 +226,7 @@ impl<'e> Reader<'e> {
         let value = section.table.get(key)?;
         let (at, wanted) = (
             value.span(),
-            format!("a number from {} to {}", limit.least, limit.most),
+            format!("a number from {} to {}", limit.least, grouped(limit.most)),
         );
         let DeValue::Integer(number) = value.get_ref() else {
             let message = format!("`{key}` must be {wanted}, found {}", kind(value.get_ref()));
@@ -240,9 +243,12 @@ impl<'e> Reader<'e> {
             .and_then(|n| u32::try_from(n).ok())
             .filter(|n| (limit.least..=limit.most).contains(n));
         if read.is_none() {
-            let mut shown = number.to_string();
-            shown.truncate(24);
-            self.complain(&at, format!("`{key}` is {shown}; it must be {wanted}"));
+            let shown = short(&number.to_string());
+            let message = format!("`{key}` is {shown}; it must be {wanted}");
+            match limit.instead_of_zero.filter(|_| shown == "0") {
+                Some(help) => self.advise(&at, message, help),
+                None => self.complain(&at, message),
+            }
         }
         read.map(|n| Located::new(n, at))
     }
@@ -257,11 +263,11 @@ impl<'e> Reader<'e> {
         let value = section.table.get(key)?;
         let at = value.span();
         if let DeValue::Integer(number) = value.get_ref() {
-            let mut shown = number.to_string();
-            shown.truncate(24);
-            let help = match shown.trim_start_matches('0') {
-                "" => "write \"0s\"".to_owned(),
-                n => format!("write \"{n}s\" for seconds, or \"{n}ms\" for milliseconds"),
+            let shown = short(&number.to_string());
+            let help = match u32::from_str_radix(number.as_str(), number.radix()) {
+                Ok(0) => "write \"0s\"".to_owned(),
+                Ok(n) => format!("write \"{n}s\" for seconds, or \"{n}ms\" for milliseconds"),
+                Err(_) => "write a string with a unit, like \"1500ms\" or \"5m\"".to_owned(),
             };
             self.advise(
                 &at,
@@ -316,6 +322,19 @@ impl<'e> Reader<'e> {
     }
 }
 
+/// A number the way TOML lets one write it: `10_000_000`.
+fn grouped(number: u32) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            out.push('_');
+        }
+        out.push(digit);
+    }
+    out
+}
+
 /// What `limit` allows, in words.
 fn range(limit: &Millis) -> String {
     let [least, most] = [limit.least, limit.most].map(|ms| value::duration_text(ms.into()));
@@ -327,8 +346,7 @@ fn range(limit: &Millis) -> String {
 
 /// A key in backticks, short and harmless.
 pub(super) fn tick(key: &str) -> String {
-    let quoted = quote(key);
-    format!("`{}`", &quoted[1..quoted.len() - 1])
+    format!("`{}`", short(key))
 }
 
 /// What kind of value this is, with its article.

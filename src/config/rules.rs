@@ -8,6 +8,7 @@ use super::draft::{Draft, PoolDraft};
 use super::plan::Address;
 use super::read::Reader;
 use super::sections::Seen;
+use super::value;
 
 /// Checks all of them.
 pub(super) fn check(reader: &mut Reader<'_>, draft: &Draft, seen: &Seen) {
@@ -28,9 +29,12 @@ pub(super) fn check(reader: &mut Reader<'_>, draft: &Draft, seen: &Seen) {
 }
 
 fn pools_exist(reader: &mut Reader<'_>, draft: &Draft, seen: &Seen) {
+    let Some(pools) = &seen.pools else {
+        return;
+    };
     for listener in &draft.listeners {
         let wanted = &listener.pool.value;
-        if seen.pools.contains(wanted) {
+        if pools.contains(wanted) || reader.complaints.is_full() {
             continue;
         }
         let message = format!(
@@ -38,12 +42,12 @@ fn pools_exist(reader: &mut Reader<'_>, draft: &Draft, seen: &Seen) {
             quote(&listener.name.value),
             quote(wanted)
         );
-        let help = match did_you_mean(wanted, seen.pools.iter().map(String::as_str)) {
+        let help = match did_you_mean(wanted, pools.iter().map(String::as_str)) {
             Some(near) => format!("did you mean \"{near}\"?"),
-            None => format!(
-                "add [pools.{}] with its servers",
-                quote(wanted).trim_matches('"')
-            ),
+            None if value::name("pool", wanted).is_ok() => {
+                format!("add [pools.{wanted}] with its servers")
+            }
+            None => "name a pool of this file".into(),
         };
         reader.advise(&listener.pool.at, message, help);
     }

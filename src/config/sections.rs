@@ -5,14 +5,13 @@ use std::sync::Arc;
 
 use toml::de::{DeTable, DeValue};
 
-use super::complaints::{At, Located, quote};
-use super::draft::{Draft, ListenerDraft, PoolDraft, ServerDraft};
+use super::complaints::{At, Located, did_you_mean, quote};
+use super::draft::{Draft, ListenerDraft};
 use super::keys::{self, Keys};
 use super::limits;
-use super::plan::{
-    Address, Admin, Engine, Global, Keepalive, Log, LogFormat, LogTarget, Policy, Terms, Workers,
-};
-use super::read::{Reader, Section, Value, kind};
+use super::plan::{Address, Admin, Engine, Global, Log, LogFormat, LogTarget, Workers};
+use super::pools::pools;
+use super::read::{Reader, Section, kind};
 use super::value;
 
 /// What stood in the file, readable or not; rules about absence look here.
@@ -22,8 +21,8 @@ pub(super) struct Seen {
     pub(super) listeners: usize,
     /// Where one would look for listeners.
     pub(super) listeners_at: At,
-    /// Names of all pools, broken ones too.
-    pub(super) pools: Vec<String>,
+    /// Names of all pools, broken ones too; `None` when their table is misspelt.
+    pub(super) pools: Option<Vec<String>>,
 }
 
 /// Reads the whole document.
@@ -45,6 +44,12 @@ pub(super) fn read(reader: &mut Reader<'_>, document: &DeTable<'_>) -> (Draft, S
         pools: pools(reader, &root, &mut seen),
     };
     (draft, seen)
+}
+
+/// Whether the file has table `key`, rightly spelt or nearly so.
+pub(super) fn meant(root: &Section<'_, '_>, key: &str) -> bool {
+    let near = |found: &str| found == key || did_you_mean(found, [key]).is_some();
+    root.table.keys().any(|found| near(found.get_ref()))
 }
 
 /// A top-level table with its keys checked; an empty one when it is absent.
@@ -177,8 +182,7 @@ fn log_target(reader: &mut Reader<'_>, section: &Section<'_, '_>) -> Option<LogT
         );
         return None;
     }
-    let near =
-        super::complaints::did_you_mean(&text.value, ["stdout"].iter().chain(later).copied());
+    let near = did_you_mean(&text.value, ["stdout"].iter().chain(later).copied());
     let help = near.map_or(
         "write \"stdout\", or the absolute path of a file".to_owned(),
         |near| format!("did you mean \"{near}\"?"),
@@ -234,7 +238,7 @@ fn admin(reader: &mut Reader<'_>, root: &Section<'_, '_>) -> (Admin, At) {
 }
 
 /// The named tables below `key`, with names that may be used.
-fn named<'t, 'd>(
+pub(super) fn named<'t, 'd>(
     reader: &mut Reader<'_>,
     parent: &Section<'t, 'd>,
     key: &str,
@@ -283,7 +287,7 @@ fn listeners(
 ) -> Vec<ListenerDraft> {
     let Some(parent) = reader.table(root, "listeners") else {
         // A misspelt or mistyped table was complained of already.
-        seen.listeners = usize::from(root.table.contains_key("listeners"));
+        seen.listeners = usize::from(meant(root, "listeners"));
         return Vec::new();
     };
     seen.listeners = parent.table.len();
@@ -347,248 +351,4 @@ fn binds(
         .iter()
         .filter_map(|text| reader.check(&text.at, value::address(&text.value)))
         .collect()
-}
-
-fn pools(reader: &mut Reader<'_>, root: &Section<'_, '_>, seen: &mut Seen) -> Vec<PoolDraft> {
-    let Some(parent) = reader.table(root, "pools") else {
-        return Vec::new();
-    };
-    seen.pools = parent
-        .table
-        .keys()
-        .map(|name| name.get_ref().to_string())
-        .collect();
-    if parent.table.len() > limits::POOLS_MAX {
-        let message = format!(
-            "{} pools; most is {}",
-            parent.table.len(),
-            limits::POOLS_MAX
-        );
-        reader.complain(&parent.at, message);
-        return Vec::new();
-    }
-    let mut list = Vec::new();
-    for (name, section) in named(reader, &parent, "pools", "pool", &keys::POOL) {
-        let policies = [("round-robin", Policy::RoundRobin)];
-        let policy = reader.choice(&section, "policy", &policies, keys::POLICIES_LATER);
-        let (servers, broken) = servers(reader, &name.value, &section);
-        let (terms, sources_at) = terms(reader, &section);
-        let servers_at = section
-            .table
-            .get("servers")
-            .map_or(section.at.clone(), |value| value.span());
-        list.push(PoolDraft {
-            name,
-            policy: policy.unwrap_or(Policy::RoundRobin),
-            servers,
-            servers_at,
-            broken,
-            terms,
-            sources_at,
-        });
-    }
-    list
-}
-
-fn terms(reader: &mut Reader<'_>, section: &Section<'_, '_>) -> (Terms, Vec<At>) {
-    let mut duration = |key: &str, limit: &limits::Millis| {
-        let read = reader.duration(section, key, limit);
-        read.map_or(limit.default, |found| found.value)
-    };
-    let mut terms = Terms {
-        connect_ms: duration("connect_timeout", &limits::CONNECT),
-        connect_attempts: limits::CONNECT_ATTEMPTS_DEFAULT,
-        idle_ms: duration("idle_timeout", &limits::IDLE),
-        half_close_ms: duration("half_close_timeout", &limits::HALF_CLOSE),
-        lifetime_ms: duration("max_lifetime", &limits::LIFETIME),
-        sources: Vec::new(),
-        keepalive: Some(limits::KEEPALIVE_DEFAULT),
-        user_timeout_ms: duration("user_timeout", &limits::USER_TIMEOUT),
-    };
-    let attempts = reader.count(section, "connect_attempts", limits::CONNECT_ATTEMPTS);
-    if let Some(attempts) = attempts.and_then(|count| u8::try_from(count.value).ok()) {
-        terms.connect_attempts = attempts;
-    }
-    if let Some(value) = section.table.get("keepalive") {
-        terms.keepalive = keepalive(reader, value);
-    }
-    let mut sources_at = Vec::new();
-    let sources = reader.strings(section, "source", limits::SOURCES_MAX);
-    for text in sources.unwrap_or_default() {
-        if let Some(source) = reader.check(&text.at, value::ip(&text.value)) {
-            terms.sources.push(source.value);
-            sources_at.push(source.at);
-        }
-    }
-    (terms, sources_at)
-}
-
-fn keepalive(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Keepalive> {
-    const HELP: &str = "write { idle = \"30s\", interval = \"10s\", count = 3 }, or \"off\"";
-    let section = match value.get_ref() {
-        DeValue::Table(table) => Section {
-            called: "`keepalive`".into(),
-            table,
-            at: value.span(),
-        },
-        DeValue::String(_) => {
-            let text = reader.string("keepalive", value)?;
-            if text.value != "off" {
-                reader.advise(
-                    &text.at,
-                    format!("`keepalive` cannot be {}", quote(&text.value)),
-                    HELP,
-                );
-            }
-            return None;
-        }
-        other => {
-            let message = format!(
-                "`keepalive` must be a table or \"off\", found {}",
-                kind(other)
-            );
-            reader.advise(&value.span(), message, HELP);
-            return None;
-        }
-    };
-    reader.keys(&section, &keys::KEEPALIVE);
-    let mut keepalive = limits::KEEPALIVE_DEFAULT;
-    let mut seconds = |key: &str, limit: &limits::Millis| {
-        let ms = reader.duration(&section, key, limit)?;
-        if ms.value % 1000 != 0 {
-            let help = "the kernel counts keepalive in seconds (tcp(7))";
-            reader.advise(
-                &ms.at,
-                format!("`{key}` is no whole number of seconds"),
-                help,
-            );
-        }
-        u16::try_from(ms.value / 1000).ok()
-    };
-    if let Some(idle) = seconds("idle", &limits::KEEPALIVE_IDLE) {
-        keepalive.idle_s = idle;
-    }
-    if let Some(interval) = seconds("interval", &limits::KEEPALIVE_INTERVAL) {
-        keepalive.interval_s = interval;
-    }
-    let count = reader.count(&section, "count", limits::KEEPALIVE_COUNT);
-    if let Some(count) = count.and_then(|count| u8::try_from(count.value).ok()) {
-        keepalive.count = count;
-    }
-    Some(keepalive)
-}
-
-/// The servers that could be read, and whether some could not.
-fn servers(
-    reader: &mut Reader<'_>,
-    pool: &str,
-    section: &Section<'_, '_>,
-) -> (Vec<ServerDraft>, bool) {
-    const HELP: &str = "write servers = [{ name = \"a\", address = \"10.0.0.1:80\" }]";
-    let Some(value) = section.table.get("servers") else {
-        return (Vec::new(), false);
-    };
-    let DeValue::Array(items) = value.get_ref() else {
-        let message = format!(
-            "`servers` must be a list of tables, found {}",
-            kind(value.get_ref())
-        );
-        reader.advise(&value.span(), message, HELP);
-        return (Vec::new(), true);
-    };
-    if items.len() > limits::SERVERS_MAX {
-        let message = format!(
-            "pool {} has {} servers; most is {}",
-            quote(pool),
-            items.len(),
-            limits::SERVERS_MAX
-        );
-        reader.complain(&value.span(), message);
-        return (Vec::new(), true);
-    }
-    let mut list = Vec::with_capacity(items.len());
-    for item in items.iter() {
-        match item.get_ref() {
-            DeValue::Table(table) => list.extend(server(reader, pool, table, item.span())),
-            other => {
-                let message = format!(
-                    "an entry of `servers` must be a table, found {}",
-                    kind(other)
-                );
-                reader.advise(&item.span(), message, HELP);
-            }
-        }
-    }
-    let broken = list.len() < items.len();
-    (list, broken)
-}
-
-fn server(reader: &mut Reader<'_>, pool: &str, table: &DeTable<'_>, at: At) -> Option<ServerDraft> {
-    let mut section = Section {
-        called: format!("a server of pool {}", quote(pool)),
-        table,
-        at,
-    };
-    let name = match table.get("name") {
-        Some(value) => reader.string("name", value).and_then(|text| {
-            let named = reader.check(&text.at, value::name("server", &text.value));
-            section.called = format!("server {} of pool {}", quote(&text.value), quote(pool));
-            named.map(|_| Located::new(Arc::from(text.value), text.at))
-        }),
-        None => {
-            reader.advise(
-                &section.at,
-                format!("{} has no `name`", section.called),
-                "add `name = \"NAME\"`",
-            );
-            None
-        }
-    };
-    reader.keys(&section, &keys::SERVER);
-    let address = match table.get("address") {
-        Some(value) => reader
-            .string("address", value)
-            .and_then(|text| reader.check(&text.at, value::address(&text.value)))
-            .filter(|address| reachable(reader, address)),
-        None => {
-            let help = "add `address = \"10.0.0.1:80\"`";
-            reader.advise(
-                &section.at,
-                format!("{} has no `address`", section.called),
-                help,
-            );
-            None
-        }
-    };
-    let weight = reader.count(&section, "weight", limits::WEIGHT);
-    let most = reader.count(&section, "max_connections", limits::CONNECTIONS);
-    let backup = reader.boolean(&section, "backup");
-    Some(ServerDraft {
-        name: name?,
-        address: address?,
-        weight: weight
-            .and_then(|weight| u16::try_from(weight.value).ok())
-            .unwrap_or(1),
-        max_connections: most.map_or(0, |most| most.value),
-        backup: backup.unwrap_or(false),
-    })
-}
-
-/// A server has one address: "every address" is none.
-fn reachable(reader: &mut Reader<'_>, address: &Located<Address>) -> bool {
-    match &address.value {
-        Address::Inet(inet) if inet.ip().is_unspecified() => {
-            let message = format!(
-                "{} is no address of a server",
-                quote(&address.value.to_string())
-            );
-            reader.advise(
-                &address.at,
-                message,
-                format!("write 127.0.0.1:{} for this machine", inet.port()),
-            );
-            false
-        }
-        Address::Inet(_) | Address::Unix(_) => true,
-    }
 }

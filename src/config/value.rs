@@ -283,10 +283,10 @@ fn not_inet(text: &str) -> Fault {
                 format!("write \"{v4}:80\""),
             );
         }
-        Ok(IpAddr::V6(v6)) => {
+        Ok(IpAddr::V6(_)) => {
             return Fault::new(
-                format!("{} has no port", quote(text)),
-                format!("write \"[{v6}]:80\", with brackets"),
+                format!("{} is an IPv6 address without a port", quote(text)),
+                "write it in brackets with a port, like \"[fd00::1]:80\"",
             );
         }
         Err(_) => {}
@@ -413,7 +413,7 @@ mod tests {
             ("10.0.0.1:0", "port 0"),
             ("10.0.0.1:65536", "above 65535"),
             ("10.0.0.1:", "no numeric port"),
-            ("::1:80", "no port"),
+            ("::1:80", "without a port"),
             ("[::1]", "no port"),
             ("[::1", "no address"),
             ("*:80", "which addresses"),

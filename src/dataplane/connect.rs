@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::ending::{ConnectResult, Ending};
 use super::record::Note;
 use super::session::{Direction, InFlight, Life, Phase, Role, Session};
-use super::shard::{REPORT_NS, Shard, micros, ms};
+use super::shard::{Mode, REPORT_NS, Shard, micros, ms};
 use crate::balance::{self, Pick, Tried};
 use crate::base::slab::Key;
 use crate::config::plan::{Listener, Terms};
@@ -63,7 +63,11 @@ impl Shard {
             life,
         });
         self.watch(key, Role::ReadClient, kernel);
-        self.choose(key, None, now, kernel);
+        if self.mode == Mode::Stopping {
+            self.end(key, Ending::Shutdown, 0, now, kernel);
+        } else {
+            self.choose(key, None, now, kernel);
+        }
     }
 
     /// The kernel's answer to a connect.

@@ -91,7 +91,11 @@ impl Shard {
         if !std::ptr::eq(Arc::as_ptr(&self.commons.scene.load()), Arc::as_ptr(&self.scene)) {
             self.adopt(now, kernel);
         }
-        let Some(slot) = self.doors.of(key) else { return };
+        let Some(slot) = self.doors.of(key) else {
+            // Unreachable: a door goes with the last event of its accept. A socket is never left behind all the same.
+            let _ = result.map(|sock| kernel.close(sock, Close::Reset));
+            return;
+        };
         let listener = Arc::clone(&slot.listener);
         let closing = slot.state == DoorState::Closing;
         match result {

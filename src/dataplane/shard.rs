@@ -261,6 +261,9 @@ impl Shard {
     pub(super) fn drive(&mut self, key: Key, direction: Direction, now: u64, kernel: &mut impl Kernel) {
         let Some(session) = self.sessions.of(key) else { return };
         let Some(server) = session.server else { return };
+        if direction == Direction::Up && session.life.doomed.is_some() {
+            return;
+        }
         let (pump, from, to) = match direction {
             Direction::Up => (&mut session.up, session.client, server),
             Direction::Down => (&mut session.down, server, session.client),

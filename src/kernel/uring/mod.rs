@@ -261,10 +261,11 @@ fn outcome(result: i32) -> Result<i32, Errno> {
     if result < 0 { Err(Errno::from_raw(-result)) } else { Ok(result) }
 }
 
-/// A poll's result: a mask of events, or an errno when the poll itself failed, which only ends it.
+/// A poll's result: a mask of events, or an errno. A watch that cannot be kept up leaves a socket nobody would hear of
+/// again, which is as bad as a broken one.
 fn readiness(result: i32) -> Readiness {
     if result < 0 {
-        return Readiness::default();
+        return Readiness { broken: result != -libc::ECANCELED, ..Readiness::default() };
     }
     let has = |bits: i16| result & i32::from(bits) != 0;
     Readiness {

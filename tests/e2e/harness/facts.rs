@@ -1,0 +1,193 @@
+//! Waiting for facts, and reading them: metrics, access records, `/proc`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long anything may take before a test gives up. Generous: the machine may be busy.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits until `fact` yields something.
+pub fn await_some<T>(what: &str, mut fact: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = fact() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "gave up waiting for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Waits until `fact` is true.
+pub fn await_that(what: &str, mut fact: impl FnMut() -> bool) {
+    await_some(what, || fact().then_some(()));
+}
+
+/// Lets `length` pass in which something must *not* happen. The only use of time as such.
+pub fn watch_for(length: Duration, mut check: impl FnMut()) {
+    let end = Instant::now() + length;
+    while Instant::now() < end {
+        check();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Body of an HTTP answer, and its status.
+pub fn http_get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let status = answer
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .unwrap_or(0);
+    let body = answer
+        .split_once("\r\n\r\n")
+        .map_or("", |(_, body)| body)
+        .to_owned();
+    Ok((status, body))
+}
+
+/// One reading of `/metrics`.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    series: Vec<(String, BTreeMap<String, String>, f64)>,
+    text: String,
+}
+
+impl Metrics {
+    /// Parses the text format.
+    pub fn parse(text: &str) -> Self {
+        let series = text
+            .lines()
+            .filter(|line| !line.starts_with('#') && !line.is_empty())
+            .map(|line| {
+                let (name, value) = line.rsplit_once(' ').expect("a value");
+                let (name, labels) = name.split_once('{').unwrap_or((name, "}"));
+                let labels = labels
+                    .trim_end_matches('}')
+                    .split("\",")
+                    .filter(|label| !label.is_empty())
+                    .map(|label| {
+                        let (key, value) = label.split_once("=\"").expect("key=\"value\"");
+                        (key.to_owned(), value.trim_end_matches('"').to_owned())
+                    })
+                    .collect();
+                (name.to_owned(), labels, value.parse().expect("a number"))
+            })
+            .collect();
+        Self {
+            series,
+            text: text.to_owned(),
+        }
+    }
+
+    /// Sum of all series of `name` that carry these labels; 0 when there is none.
+    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        self.matching(name, labels).sum()
+    }
+
+    /// Whether there is such a series at all.
+    pub fn has(&self, name: &str, labels: &[(&str, &str)]) -> bool {
+        self.matching(name, labels).next().is_some()
+    }
+
+    /// The values of all series of `name`, by the value of one label.
+    pub fn by(&self, name: &str, label: &str) -> BTreeMap<String, f64> {
+        let mut values = BTreeMap::new();
+        for (found, labels, value) in &self.series {
+            if let (true, Some(key)) = (found == name, labels.get(label)) {
+                *values.entry(key.clone()).or_default() += value;
+            }
+        }
+        values
+    }
+
+    /// The text as it came.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    fn matching(&self, name: &str, wanted: &[(&str, &str)]) -> impl Iterator<Item = f64> {
+        self.series
+            .iter()
+            .filter(move |(found, labels, _)| {
+                found == name
+                    && wanted
+                        .iter()
+                        .all(|(key, value)| labels.get(*key).is_some_and(|held| held == value))
+            })
+            .map(|(_, _, value)| *value)
+    }
+}
+
+/// Lines of a file so far that are whole; none when it is not there yet.
+pub fn lines_of(file: &Path) -> Vec<String> {
+    let text = fs::read(file).map_or_else(
+        |_| String::new(),
+        |bytes| String::from_utf8_lossy(&bytes).into_owned(),
+    );
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole.lines().map(str::to_owned).collect()
+}
+
+/// Open descriptors of a process.
+pub fn fds_of(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
+/// A figure of `/proc/PID/status`, in kibibytes where it is memory.
+pub fn status_of(pid: u32, key: &str) -> u64 {
+    status_words(pid, key)
+        .first()
+        .and_then(|word| word.parse().ok())
+        .unwrap_or_else(|| panic!("/proc/{pid}/status has no number {key}"))
+}
+
+/// What stands behind a key of `/proc/PID/status`.
+pub fn status_words(pid: u32, key: &str) -> Vec<String> {
+    fs::read_to_string(format!("/proc/{pid}/status"))
+        .unwrap_or_default()
+        .lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))
+        .unwrap_or_default()
+        .split_whitespace()
+        .map(str::to_owned)
+        .collect()
+}
+
+/// CPU time of all threads of a process.
+pub fn cpu_of(pid: u32) -> Duration {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a living process");
+    tasks
+        .flatten()
+        .filter_map(|task| fs::read_to_string(task.path().join("schedstat")).ok())
+        .filter_map(|text| text.split(' ').next()?.parse().ok())
+        .map(Duration::from_nanos)
+        .sum()
+}
+
+/// Whether anybody listens on an IPv4 address, without connecting to it (`/proc/net/tcp`, in the network of this thread).
+pub fn is_listening(address: SocketAddr) -> bool {
+    let SocketAddr::V4(v4) = address else {
+        panic!("{address} is not IPv4");
+    };
+    let local = format!(
+        "{:08X}:{:04X}",
+        u32::from_ne_bytes(v4.ip().octets()),
+        v4.port()
+    );
+    const LISTEN: &str = "0A";
+    fs::read_to_string("/proc/thread-self/net/tcp")
+        .expect("a table of sockets")
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .any(|words| words.get(1) == Some(&local.as_str()) && words.get(3) == Some(&LISTEN))
+}

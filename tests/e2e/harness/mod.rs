@@ -1,0 +1,7 @@
+//! What the tests stand on.
+
+pub mod facts;
+pub mod ground;
+pub mod peers;
+pub mod process;
+pub mod ringway;

@@ -1,0 +1,368 @@
+//! Clients and servers: scripted ones of our own, nginx and MariaDB.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use socket2::SockRef;
+
+use super::facts::{PATIENCE, await_that};
+use super::ground::{Ground, command_succeeds, need};
+use super::process::Process;
+
+/// A server in this process: one thread a connection, running a script.
+pub struct Server {
+    address: SocketAddr,
+    closing: Arc<AtomicBool>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Listens on an address of the ground and runs `script` with each connection.
+    pub fn new(ground: &Ground, script: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+        Self::at(ground.address(), script)
+    }
+
+    /// The same at a given address.
+    pub fn at(address: SocketAddr, script: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+        let listener =
+            TcpListener::bind(address).unwrap_or_else(|error| panic!("{address}: {error}"));
+        let closing = Arc::new(AtomicBool::new(false));
+        let script = Arc::new(script);
+        let accepting = std::thread::spawn({
+            let closing = Arc::clone(&closing);
+            move || {
+                for stream in listener.incoming() {
+                    if closing.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    let Ok(stream) = stream else { continue };
+                    patient(&stream);
+                    let script = Arc::clone(&script);
+                    std::thread::spawn(move || script(stream));
+                }
+            }
+        });
+        Self {
+            address,
+            closing,
+            accepting: Some(accepting),
+        }
+    }
+
+    /// Gives back what it gets.
+    pub fn echo(ground: &Ground) -> Self {
+        Self::new(ground, echo)
+    }
+
+    /// Says its name to whoever connects, and hangs up.
+    pub fn named(ground: &Ground, name: &'static str) -> Self {
+        Self::new(ground, move |mut stream| {
+            drop(stream.write_all(name.as_bytes()))
+        })
+    }
+
+    /// Says its name to whoever connects, then echoes.
+    pub fn named_echo(ground: &Ground, name: &'static str) -> Self {
+        Self::new(ground, move |mut stream| {
+            if stream.write_all(name.as_bytes()).is_ok() {
+                echo(stream);
+            }
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.closing.store(true, Ordering::SeqCst);
+        // Wakes the accept; the listening socket closes with the thread.
+        let _ = TcpStream::connect_timeout(&self.address, Duration::from_secs(1));
+        if let Some(accepting) = self.accepting.take() {
+            let _ = accepting.join();
+        }
+    }
+}
+
+fn echo(mut stream: TcpStream) {
+    let Ok(mut out) = stream.try_clone() else {
+        return;
+    };
+    // An error is how a connection may end; the client's side of the test judges it.
+    let _ = io::copy(&mut stream, &mut out);
+    let _ = out.shutdown(Shutdown::Write);
+}
+
+/// No read or write of a test waits for ever.
+pub fn patient(stream: &TcpStream) {
+    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    stream.set_write_timeout(Some(PATIENCE)).expect("a socket");
+}
+
+/// A connection that does not wait for ever.
+pub fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE)
+        .unwrap_or_else(|error| panic!("{address}: {error}"));
+    stream.set_nodelay(true).expect("a socket");
+    patient(&stream);
+    stream
+}
+
+/// Connects and reads to the end: what a [`Server::named`] said, empty when the connection just ended.
+pub fn ask(address: SocketAddr) -> String {
+    let mut said = String::new();
+    match connect(address).read_to_string(&mut said) {
+        Ok(_) => said,
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => "reset".to_owned(),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Sends bytes and reads as many back.
+pub fn exchange(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<Vec<u8>> {
+    stream.write_all(bytes)?;
+    read_exactly(stream, bytes.len())
+}
+
+/// Reads so many bytes.
+pub fn read_exactly(stream: &mut TcpStream, count: usize) -> io::Result<Vec<u8>> {
+    let mut got = vec![0; count];
+    stream.read_exact(&mut got)?;
+    Ok(got)
+}
+
+/// Closes with an RST.
+pub fn reset(stream: TcpStream) {
+    SockRef::from(&stream)
+        .set_linger(Some(Duration::ZERO))
+        .expect("a socket");
+    drop(stream);
+}
+
+/// What a read at the end of a connection says: 0 bytes, or the error.
+pub fn end_of(stream: &mut TcpStream) -> Result<(), io::ErrorKind> {
+    let mut rest = Vec::new();
+    match stream.read_to_end(&mut rest) {
+        Ok(0) => Ok(()),
+        Ok(n) => panic!("{n} bytes where the end was expected"),
+        Err(error) => Err(error.kind()),
+    }
+}
+
+/// A listening socket that nobody accepts from and whose queue is full: its SYNs are dropped, as by a host that is gone.
+pub struct BlackHole {
+    address: SocketAddr,
+    _listener: socket2::Socket,
+    _waiting: Vec<socket2::Socket>,
+}
+
+impl BlackHole {
+    /// Fills the queue of a fresh listening socket.
+    pub fn new(ground: &Ground) -> Self {
+        let address = ground.address();
+        let socket = || {
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)
+                .expect("a socket")
+        };
+        let listener = socket();
+        listener.bind(&address.into()).expect("a free address");
+        listener.listen(0).expect("a queue of one");
+        let waiting: Vec<_> = (0..4)
+            .map(|_| {
+                let filler = socket();
+                filler.set_nonblocking(true).expect("a socket");
+                // In progress, or dropped: both are meant.
+                let _ = filler.connect(&address.into());
+                filler
+            })
+            .collect();
+        await_that("a full queue", || {
+            TcpStream::connect_timeout(&address, Duration::from_millis(150)).is_err()
+        });
+        Self {
+            address,
+            _listener: listener,
+            _waiting: waiting,
+        }
+    }
+
+    /// Where nobody answers.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+/// nginx as a web server that says its name in every answer.
+pub struct Nginx {
+    process: Process,
+    address: SocketAddr,
+}
+
+impl Nginx {
+    /// Starts one; `/` is its name, `/big` a mebibyte.
+    pub fn start(ground: &Ground, name: &str) -> Self {
+        need("nginx");
+        let address = ground.address();
+        let dir = ground.file(name);
+        let root = dir.join("www");
+        fs::create_dir_all(&root).expect("own directory");
+        fs::write(root.join("index.html"), name).expect("own directory");
+        fs::write(root.join("big"), vec![b'x'; 1 << 20]).expect("own directory");
+        let config = dir.join("nginx.conf");
+        let (dir_text, root) = (dir.display(), root.display());
+        let user = if nix::unistd::geteuid().is_root() {
+            "user root;"
+        } else {
+            ""
+        };
+        fs::write(
+            &config,
+            format!(
+                "daemon off; {user} worker_processes 1; pid {dir_text}/pid; error_log {dir_text}/error.log;\n\
+                 events {{ worker_connections 4096; }}\n\
+                 http {{ access_log off; keepalive_requests 1000000; client_body_temp_path {dir_text}/body;\n\
+                 server {{ listen {address} backlog=1024; root {root}; add_header X-Served-By {name}; }} }}\n"
+            ),
+        )
+        .expect("own directory");
+        let mut command = Command::new("nginx");
+        command
+            .arg("-p")
+            .arg(&dir)
+            .arg("-c")
+            .arg(&config)
+            .args(["-e", "stderr"]);
+        let mut process = Process::start(name, &mut command, &dir.join("output"));
+        await_that("nginx to serve", || {
+            process.must_live();
+            TcpStream::connect(address).is_ok()
+        });
+        Self { process, address }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // The master ends its worker on TERM; killed, it would leave it behind.
+        if self.process.ended().is_none() {
+            self.process.signal(Signal::SIGTERM);
+            self.process.wait();
+        }
+    }
+}
+
+/// A MariaDB server with a user `app` (password `app`) and a database `shop`.
+pub struct MariaDb {
+    process: Process,
+    address: SocketAddr,
+    socket: PathBuf,
+}
+
+impl MariaDb {
+    /// Makes a fresh one and waits until it answers.
+    pub fn start(ground: &Ground, name: &str) -> Self {
+        need("mariadbd");
+        need("mariadb-install-db");
+        let address = ground.address();
+        let dir = ground.file(name);
+        fs::create_dir_all(&dir).expect("own directory");
+        command_succeeds(Command::new("chown").arg("mysql").arg(&dir));
+        let data = dir.join("data");
+        command_succeeds(
+            Command::new("mariadb-install-db")
+                .args(["--no-defaults", "--user=mysql", "--skip-test-db"])
+                .arg("--auth-root-authentication-method=normal")
+                .arg(format!("--datadir={}", data.display())),
+        );
+        let socket = dir.join("sock");
+        let mut command = Command::new("mariadbd");
+        command
+            .args([
+                "--no-defaults",
+                "--user=mysql",
+                "--skip-name-resolve",
+                "--max-connections=300",
+            ])
+            .args([
+                "--innodb-buffer-pool-size=32M",
+                "--innodb-flush-log-at-trx-commit=0",
+            ])
+            .arg(format!("--datadir={}", data.display()))
+            .arg(format!("--socket={}", socket.display()))
+            .arg(format!("--pid-file={}", dir.join("pid").display()))
+            .arg(format!("--bind-address={}", address.ip()))
+            .arg(format!("--port={}", address.port()));
+        let mut process = Process::start(name, &mut command, &dir.join("output"));
+        await_that("MariaDB to answer", || {
+            process.must_live();
+            client(&socket, "SELECT 1")
+                .output()
+                .is_ok_and(|output| output.status.success())
+        });
+        let made = Self {
+            process,
+            address,
+            socket,
+        };
+        let mut sql = "CREATE DATABASE shop; CREATE USER app@'%' IDENTIFIED BY 'app'; ".to_owned();
+        let _ = write!(
+            sql,
+            "GRANT ALL ON shop.* TO app@'%'; CREATE TABLE shop.who (name TEXT); "
+        );
+        let _ = write!(sql, "INSERT INTO shop.who VALUES ('{name}')");
+        command_succeeds(&mut client(&made.socket, &sql));
+        made
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Runs SQL as its administrator; the answer without headings.
+    pub fn sql(&self, sql: &str) -> String {
+        command_succeeds(&mut client(&self.socket, sql))
+            .trim()
+            .to_owned()
+    }
+}
+
+impl Drop for MariaDb {
+    fn drop(&mut self) {
+        // Its data goes with the directory: no need to let it write anything down.
+        if self.process.ended().is_none() {
+            self.process.signal(Signal::SIGKILL);
+        }
+    }
+}
+
+fn client(socket: &Path, sql: &str) -> Command {
+    let mut command = Command::new("mariadb");
+    command
+        .args([
+            "--no-defaults",
+            "--user=root",
+            "--batch",
+            "--skip-column-names",
+        ])
+        .arg(format!("--socket={}", socket.display()))
+        .args(["-e", sql]);
+    command
+}

@@ -1,0 +1,396 @@
+//! A running ringway, seen as its operator sees it.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Output};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::facts::{Metrics, await_some, await_that, fds_of, http_get, lines_of};
+use super::ground::Ground;
+use super::process::Process;
+
+/// The binary under test.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_ringway");
+
+/// The daemon, with its files and its baseline.
+pub struct Ringway {
+    process: Process,
+    config: PathBuf,
+    log: PathBuf,
+    admin: SocketAddr,
+    global: String,
+    log_extra: String,
+    fds_before: usize,
+}
+
+/// How to start it, where the defaults do not serve.
+pub struct Setup<'a> {
+    ground: &'a Ground,
+    global: String,
+    log_extra: String,
+    wrapper: Vec<String>,
+}
+
+impl<'a> Setup<'a> {
+    /// Two workers, JSON log to a file, metrics.
+    pub fn on(ground: &'a Ground) -> Self {
+        Self {
+            ground,
+            global: "workers = 2".to_owned(),
+            log_extra: String::new(),
+            wrapper: Vec::new(),
+        }
+    }
+
+    /// Other lines for `[global]`.
+    pub fn global(mut self, lines: &str) -> Self {
+        lines.clone_into(&mut self.global);
+        self
+    }
+
+    /// Further lines for `[log]`.
+    pub fn log(mut self, lines: &str) -> Self {
+        lines.clone_into(&mut self.log_extra);
+        self
+    }
+
+    /// A command that starts it (`prlimit …`, `strace …`).
+    pub fn wrapped(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper = wrapper.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
+    /// Writes the configuration, starts the daemon and waits until it serves.
+    pub fn start(self, rest_of_config: &str) -> Ringway {
+        let (mut ringway, admin) = self.launch(rest_of_config);
+        await_that("ringway to serve", || {
+            ringway.process.must_live();
+            http_get(admin, "/readyz").is_ok_and(|(status, _)| status == 200)
+        });
+        ringway.fds_before = fds_of(ringway.pid());
+        ringway
+    }
+
+    /// Starts a daemon that is expected to end by itself; how it ended, and all it said.
+    pub fn start_in_vain(self, rest_of_config: &str) -> (ExitStatus, String) {
+        let (mut ringway, _) = self.launch(rest_of_config);
+        let status = ringway.process.wait();
+        let mut said = ringway.process.said();
+        said.extend(lines_of(&ringway.log));
+        (status, said.join("\n"))
+    }
+
+    fn launch(self, rest_of_config: &str) -> (Ringway, SocketAddr) {
+        let ground = self.ground;
+        let admin = ground.address();
+        let mut ringway_config = Files {
+            config: ground.file("ringway.toml"),
+            log: ground.file("ringway.log"),
+            socket: ground.file("admin.sock"),
+        };
+        // A second daemon on the same ground gets files of its own.
+        for n in 2.. {
+            if !ringway_config.config.exists() {
+                break;
+            }
+            ringway_config = Files {
+                config: ground.file(&format!("ringway{n}.toml")),
+                log: ground.file(&format!("ringway{n}.log")),
+                socket: ground.file(&format!("admin{n}.sock")),
+            };
+        }
+        let Files {
+            config,
+            log,
+            socket,
+        } = ringway_config;
+        let text = prelude(&self.global, &log, &self.log_extra, &socket, admin) + rest_of_config;
+        fs::write(&config, text).expect("own directory");
+        let mut command = self
+            .wrapper
+            .iter()
+            .map(String::as_str)
+            .chain([BINARY, "run", "-c"]);
+        let mut start = Command::new(command.next().expect("not empty"));
+        start.args(command).arg(&config);
+        let output = config.with_extension("out");
+        let ringway = Ringway {
+            process: Process::start("ringway", &mut start, &output),
+            config,
+            log,
+            admin,
+            global: self.global,
+            log_extra: self.log_extra,
+            fds_before: 0,
+        };
+        (ringway, admin)
+    }
+}
+
+struct Files {
+    config: PathBuf,
+    log: PathBuf,
+    socket: PathBuf,
+}
+
+fn prelude(global: &str, log: &Path, log_extra: &str, socket: &Path, admin: SocketAddr) -> String {
+    format!(
+        "[global]\n{global}\n\n[log]\ntarget = \"{}\"\n{log_extra}\n\n[admin]\nsocket = \"{}\"\nhttp = \"{admin}\"\n\n",
+        log.display(),
+        socket.display()
+    )
+}
+
+/// The usual configuration: one listener `front`, one pool `pool` with servers `s0`, `s1`, …, and further lines for the pool.
+pub fn one_pool(front: SocketAddr, servers: &[SocketAddr], pool_lines: &str) -> String {
+    let entries: Vec<String> = servers
+        .iter()
+        .enumerate()
+        .map(|(i, address)| format!("{{ name = \"s{i}\", address = \"{address}\" }}"))
+        .collect();
+    listener("front", &front.to_string(), "pool") + &pool("pool", &entries, pool_lines)
+}
+
+/// A listener's section.
+pub fn listener(name: &str, bind: &str, pool: &str) -> String {
+    format!("[listeners.{name}]\nbind = \"{bind}\"\npool = \"{pool}\"\n\n")
+}
+
+/// A pool's section; each server as an inline table.
+pub fn pool(name: &str, servers: &[String], lines: &str) -> String {
+    format!(
+        "[pools.{name}]\nservers = [\n  {}\n]\n{lines}\n\n",
+        servers.join(",\n  ")
+    )
+}
+
+impl Ringway {
+    /// The daemon with defaults, serving.
+    pub fn start(ground: &Ground, rest_of_config: &str) -> Self {
+        Setup::on(ground).start(rest_of_config)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Its configuration file.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// Its log file.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.process.wait()
+    }
+
+    /// Fails if it has ended.
+    pub fn must_live(&mut self) {
+        self.process.must_live();
+    }
+
+    /// A page of the admin server.
+    pub fn page(&self, path: &str) -> (u16, String) {
+        http_get(self.admin, path)
+            .unwrap_or_else(|error| panic!("http://{}{path}: {error}", self.admin))
+    }
+
+    /// The metrics now.
+    pub fn metrics(&self) -> Metrics {
+        let (status, body) = self.page("/metrics");
+        assert_eq!(status, 200, "{body}");
+        Metrics::parse(&body)
+    }
+
+    /// Sum of the series of one metric now.
+    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        self.metrics().sum(name, labels)
+    }
+
+    /// Waits until a metric is what it should be.
+    pub fn await_metric(&self, name: &str, labels: &[(&str, &str)], right: impl Fn(f64) -> bool) {
+        let mut last = f64::NAN;
+        let what = format!("{name}{labels:?}");
+        await_that(&what, || {
+            last = self.metric(name, labels);
+            right(last)
+        });
+    }
+
+    /// Sessions that are open now.
+    pub fn sessions(&self) -> f64 {
+        self.metric("ringway_sessions", &[])
+    }
+
+    /// Ended sessions with this reason.
+    pub fn ended(&self, reason: &str) -> f64 {
+        self.metric("ringway_sessions_ended_total", &[("reason", reason)])
+    }
+
+    /// Access records so far.
+    pub fn records(&self) -> Vec<Value> {
+        lines_of(&self.log)
+            .iter()
+            .map(|line| {
+                serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"))
+            })
+            .filter(|record: &Value| record.get("session").is_some())
+            .collect()
+    }
+
+    /// Lines of the log that are no access records.
+    pub fn events(&self) -> Vec<String> {
+        lines_of(&self.log)
+            .into_iter()
+            .chain(self.process.said())
+            .filter(|line| !line.contains("\"session\":"))
+            .collect()
+    }
+
+    /// Lines of the log so far.
+    pub fn log_lines(&self) -> usize {
+        lines_of(&self.log).len()
+    }
+
+    /// Waits for the access record of the only session that ended for this reason.
+    pub fn record(&self, reason: &str) -> Value {
+        let what = format!("an access record with reason {reason}");
+        await_some(&what, || {
+            self.records()
+                .into_iter()
+                .find(|record| record["reason"] == reason)
+        })
+    }
+
+    /// Puts another configuration in place; nothing happens yet.
+    pub fn write_config(&self, rest_of_config: &str) {
+        let socket = self.config.with_file_name(
+            self.config
+                .file_name()
+                .and_then(|name| name.to_str())
+                .expect("our own name")
+                .replace("ringway", "admin")
+                .replace(".toml", ".sock"),
+        );
+        let text = prelude(
+            &self.global,
+            &self.log,
+            &self.log_extra,
+            &socket,
+            self.admin,
+        ) + rest_of_config;
+        // As an editor or a deployment does it: the daemon never sees half a file.
+        let fresh = self.config.with_extension("new");
+        fs::write(&fresh, text).expect("own directory");
+        fs::rename(&fresh, &self.config).expect("own directory");
+    }
+
+    /// Reloads with `ringway reload --wait`.
+    pub fn reload(&self) -> Output {
+        self.verb(&["reload", "--wait"])
+    }
+
+    /// Reloads with another configuration, which must be accepted.
+    pub fn reload_with(&self, rest_of_config: &str) {
+        self.write_config(rest_of_config);
+        let output = self.reload();
+        assert!(output.status.success(), "{}", all_of(&output));
+    }
+
+    /// Runs a verb of the command line against this daemon.
+    pub fn verb(&self, words: &[&str]) -> Output {
+        Command::new(BINARY)
+            .args(words)
+            .arg("-c")
+            .arg(&self.config)
+            .output()
+            .expect("the binary under test")
+    }
+
+    /// What must hold once all is quiet: no session, everything accounted for, no descriptor lost.
+    pub fn settles(&mut self) {
+        self.process.must_live();
+        await_that("all sessions to end", || self.sessions() == 0.0);
+        let mut last = (0.0, 0.0, 0.0);
+        await_that("accepted = ended + refused", || {
+            let metrics = self.metrics();
+            last = (
+                metrics.sum("ringway_listener_accepted_total", &[]),
+                metrics.sum("ringway_sessions_ended_total", &[]),
+                metrics.sum(
+                    "ringway_listener_rejected_total",
+                    &[("reason", "max_connections")],
+                ),
+            );
+            last.0 == last.1 + last.2
+        });
+        for worker in self.metrics().by("ringway_worker_sessions", "worker") {
+            assert_eq!(worker.1, 0.0, "sessions of worker {}", worker.0);
+        }
+        assert_eq!(
+            self.metric("ringway_server_sessions", &[]),
+            0.0,
+            "sessions of servers"
+        );
+        // Empty pipes that are kept for the next session are no loss, but they are two descriptors each.
+        let mut now = 0;
+        let what = format!("descriptors to be back at {}", self.fds_before);
+        await_that(&what, || {
+            now = fds_of(self.pid());
+            let kept = self.metric("ringway_pipes", &[("state", "idle")]);
+            now as f64 <= self.fds_before as f64 + 2.0 * kept + 4.0
+        });
+        for event in self.events() {
+            assert!(!event.contains("panicked"), "{event}");
+        }
+    }
+
+    /// [`Ringway::settles`], then a graceful stop: exit code 0.
+    pub fn end_well(mut self) {
+        self.settles();
+        self.signal(Signal::SIGTERM);
+        let status = self.wait();
+        assert!(
+            status.success(),
+            "{status} after SIGTERM with no session open"
+        );
+    }
+}
+
+impl Drop for Ringway {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let lines = lines_of(&self.log);
+            let last = lines.len().saturating_sub(40);
+            eprintln!(
+                "--- last of {}:\n{}",
+                self.log.display(),
+                lines[last..].join("\n")
+            );
+        }
+    }
+}
+
+/// Standard output and error of a finished command.
+pub fn all_of(output: &Output) -> String {
+    format!(
+        "{}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}

@@ -1,0 +1,17 @@
+//! End to end: the real binary with real peers, seen from outside only.
+//!
+//! A test owns its ground: a directory, a loopback address, and every process on it, all gone when it ends. It waits for
+//! facts, never for time to pass. Each ends with what must hold at the end of every run: no session left, everything
+//! accepted accounted for, no descriptor lost ([`harness::ringway::Ringway::end_well`]).
+//!
+//! Needs root (network namespaces, low ports, other users) and what `scripts/setup` installs.
+
+mod balance;
+mod harness;
+mod limits;
+mod mysql;
+mod relay;
+mod reload;
+mod sight;
+mod stop;
+mod web;
