@@ -326,8 +326,8 @@ impl Conductor {
             tokio::select! {
                 signal = signals.next() => match signal {
                     Signal::Drain | Signal::Stop => {
-                        self.log.say(Event::warn("draining", "told to stop now").with("sessions", u64::from(panel.commons.sessions())));
-                        return;
+                        let event = Event::warn("draining", "told to stop now");
+                        return self.log.say(event.with("sessions", u64::from(panel.commons.sessions())));
                     }
                     Signal::ReopenLog => self.log.reopen(),
                     Signal::Upgrade => self.say_no_upgrade(),
