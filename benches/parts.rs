@@ -139,6 +139,8 @@ impl Kernel for Willing {
     fn local_port(&mut self, _: Sock) -> u16 {
         0
     }
+    fn acknowledge(&mut self, _: Sock) {}
+    fn send_promptly(&mut self, _: Sock) {}
     fn keep_alive(&mut self, _: Sock, _: KeepaliveOptions) {}
 }
 

@@ -43,6 +43,7 @@ impl Shard {
             tried: Tried::default(),
             sources_tried: 0,
             settled: false,
+            prompt: false,
             doomed: None,
             accepted_ns,
             picked_ns: now,
@@ -104,6 +105,12 @@ impl Shard {
         self.watch(key, Role::ReadServer, kernel);
         if waiting {
             self.drive(key, Direction::Up, now, kernel);
+        }
+        // The server may speak first: it must learn of the connection even if the client has nothing to say yet.
+        if let Some(session) = self.sessions.of(key)
+            && let (Phase::Relaying, 0, Some(server)) = (session.phase, session.up.moved, session.server)
+        {
+            kernel.acknowledge(server);
         }
     }
 

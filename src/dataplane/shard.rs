@@ -21,8 +21,11 @@ use crate::kernel::{Errno, Event, Interest, KeepaliveOptions, Kernel, Readiness}
 /// A second, in nanoseconds.
 pub(super) const SECOND_NS: u64 = 1_000_000_000;
 const MS_NS: u64 = 1_000_000;
-/// Age at which a session gets keepalive and user timeout on its server's socket: short ones never pay for them.
+/// Age at which a session gets keepalive and user timeout on its sockets: short ones never pay for them.
 const SETTLE_NS: u64 = SECOND_NS;
+/// What certainly fits into one segment, in bytes (RFC 9293 §3.7.1: 536 is the least everyone takes). A first request of
+/// this size cannot be held back by Nagle's algorithm, so a session of one request never pays for switching it off.
+const ONE_SEGMENT: u64 = 536;
 /// A living session is recorded this often.
 pub(super) const REPORT_NS: u64 = 300 * SECOND_NS;
 
@@ -269,8 +272,16 @@ impl Shard {
             Direction::Down => (&mut session.down, server, session.client),
         };
         let before = pump.moved;
+        if direction == Direction::Up && before > 0 && !session.life.prompt {
+            session.life.prompt = true;
+            kernel.send_promptly(server);
+        }
         let stop = pump.run(from, to, &mut self.tools, kernel);
         let moved = pump.moved - before;
+        if direction == Direction::Up && moved > ONE_SEGMENT && !session.life.prompt {
+            session.life.prompt = true;
+            kernel.send_promptly(server);
+        }
         if moved > 0 {
             self.account(key, direction, moved, now);
         }
@@ -439,17 +450,18 @@ fn idle_end(session: &Session) -> u64 {
     if limit == 0 { u64::MAX } else { session.life.active_ns + ms(limit) }
 }
 
-/// Sets what only a session of some length needs; the client's side has it from its listening socket.
+/// Sets what only a session of some length needs, on both sides.
 fn settle(session: &Session, kernel: &mut impl Kernel) {
     let terms = session.terms();
     let keepalive = terms.keepalive;
+    let options = KeepaliveOptions {
+        idle_s: keepalive.map_or(0, |k| u32::from(k.idle_s)),
+        interval_s: keepalive.map_or(0, |k| u32::from(k.interval_s)),
+        count: keepalive.map_or(0, |k| u32::from(k.count)),
+        user_timeout_ms: terms.user_timeout_ms,
+    };
+    kernel.keep_alive(session.client, options);
     if let Some(server) = session.server {
-        let options = KeepaliveOptions {
-            idle_s: keepalive.map_or(0, |k| u32::from(k.idle_s)),
-            interval_s: keepalive.map_or(0, |k| u32::from(k.interval_s)),
-            count: keepalive.map_or(0, |k| u32::from(k.count)),
-            user_timeout_ms: terms.user_timeout_ms,
-        };
         kernel.keep_alive(server, options);
     }
 }

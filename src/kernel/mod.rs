@@ -157,8 +157,9 @@ pub trait Kernel: Bell {
 
     /// Requests connections from a listening socket until an event says `more == false`.
     fn accept(&mut self, listener: Sock, token: Token);
-    /// Makes a socket for `target` (`TCP_NODELAY`, non-blocking) and requests its connection. `target` must stay where it
-    /// is until the connect has answered.
+    /// Makes a non-blocking socket for `target` and requests its connection. The last acknowledgement of the handshake is
+    /// held back (`TCP_QUICKACK` off, tcp(7)), so that it can travel with the first bytes: send some as soon as the
+    /// connect has answered, or call [`Kernel::acknowledge`]. `target` must stay where it is until then.
     ///
     /// # Errors
     /// What socket(2), setsockopt(2) or bind(2) said; then nothing was requested and no socket is open.
@@ -212,6 +213,11 @@ pub trait Kernel: Bell {
     fn peer(&mut self, sock: Sock) -> Option<SocketAddr>;
     /// The local port (getsockname(2)); 0 for a unix socket.
     fn local_port(&mut self, sock: Sock) -> u16;
+    /// Lets the held-back acknowledgement of a handshake go: there is nothing to send with it.
+    fn acknowledge(&mut self, sock: Sock);
+    /// Sends small messages at once from now on (`TCP_NODELAY`, tcp(7)), and whatever waits already. Until then only a
+    /// message that follows unacknowledged ones would wait.
+    fn send_promptly(&mut self, sock: Sock);
     /// Sets keepalive and user timeout. Does nothing on a unix socket.
     fn keep_alive(&mut self, sock: Sock, options: KeepaliveOptions);
 }

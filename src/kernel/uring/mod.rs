@@ -115,7 +115,7 @@ impl Kernel for Uring {
         let prepared = if target.is_unix() {
             Ok(())
         } else {
-            bytes::set(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)
+            bytes::set(fd, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 0)
                 .and_then(|()| options.source.map_or(Ok(()), |source| bytes::bind_source(fd, source)))
         };
         if let Err(errno) = prepared {
@@ -201,6 +201,16 @@ impl Kernel for Uring {
 
     fn local_port(&mut self, sock: Sock) -> u16 {
         bytes::local(sock.0).map_or(0, |address| address.port())
+    }
+
+    fn acknowledge(&mut self, sock: Sock) {
+        // Refused on unix sockets, which have no handshake.
+        let _ = bytes::set(sock.0, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 1);
+    }
+
+    fn send_promptly(&mut self, sock: Sock) {
+        // Refused on unix sockets, which hold nothing back.
+        let _ = bytes::set(sock.0, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
     }
 
     fn keep_alive(&mut self, sock: Sock, options: KeepaliveOptions) {
