@@ -94,6 +94,11 @@ impl ClientError {
 }
 
 impl Target {
+    /// The daemon that runs with the configuration `config`.
+    pub fn of_config(config: PathBuf) -> Self {
+        Self { config: Some(config), socket: None }
+    }
+
     /// `GET path`.
     ///
     /// # Errors

@@ -1,9 +1,10 @@
 //! `ringway plan`: what would a reload do?
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::check::Wrong;
+use super::client::{Reply, Target};
 use super::exit;
 use crate::config::diff::{Diff, diff};
 use crate::config::file::{self, DEFAULT_PATH};
@@ -16,7 +17,7 @@ pub struct Plan {
     /// The file a reload would read.
     #[arg(value_name = "FILE", default_value = DEFAULT_PATH)]
     file: PathBuf,
-    /// The file to take for the running configuration.
+    /// The file to take for the running configuration; without it, the running daemon is asked.
     #[arg(short, long, value_name = "RUNNING_FILE")]
     config: Option<PathBuf>,
     /// Print JSON.
@@ -26,7 +27,7 @@ pub struct Plan {
 
 /// Runs the verb: 0 shown, 1 the running configuration is not to be had, else as `ringway check`.
 pub fn run(plan: &Plan) -> ExitCode {
-    let (running_name, running) = match running_text(plan.config.as_deref()) {
+    let (running_name, running) = match running_text(plan) {
         Ok(found) => found,
         Err(failure) => return failure,
     };
@@ -45,16 +46,20 @@ pub fn run(plan: &Plan) -> ExitCode {
     }
 }
 
-/// The text of the running configuration and where it is from.
-fn running_text(file: Option<&Path>) -> Result<(String, String), ExitCode> {
-    let Some(path) = file else {
-        eprintln!(
-            "ringway plan: name the file that is running with `-c RUNNING_FILE`; asking the daemon is not supported yet"
-        );
-        return Err(ExitCode::from(exit::FAILURE));
-    };
-    let text = file::read(path).map_err(|error| Wrong::File(error).report())?;
-    Ok((path.display().to_string(), text))
+/// The text of the running configuration and where it is from: the daemon, unless a file is named. Which daemon, the new
+/// file says.
+fn running_text(plan: &Plan) -> Result<(String, String), ExitCode> {
+    match &plan.config {
+        Some(path) => {
+            let text = file::read(path).map_err(|error| Wrong::File(error).report())?;
+            Ok((path.display().to_string(), text))
+        }
+        None => {
+            let reply = Target::of_config(plan.file.clone()).get("/v1/config").and_then(Reply::accepted);
+            let text = reply.map_err(|error| error.report())?;
+            Ok(("the running configuration".into(), text))
+        }
+    }
 }
 
 /// What changing from the one text to the other would do.

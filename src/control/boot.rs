@@ -71,7 +71,7 @@ pub(super) fn boot(source: &Source, habits: &Habits) -> Result<Booted, Failure> 
         drop_root(whom, &doors, &sink, &admin, &log)?;
     }
     let commons = Arc::new(Commons::new(workers, Scene { plan: Arc::clone(&plan), doors }, max_connections));
-    let panel = Panel::new(Arc::clone(&commons), engine.choice.clone(), ceiling.descriptors, log.tally());
+    let panel = Panel::new(Arc::clone(&commons), engine.choice.clone(), log.tally());
     let style = Style { format: plan.log.format, access: plan.log.access };
     let log_thread = inbox
         .start(&log, Arc::clone(&commons), style, sink)

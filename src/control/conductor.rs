@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{Interval, MissedTickBehavior, interval, interval_at, sleep, sleep_until};
 
 use crate::dataplane::commons::{Door, Scene};
 use crate::observe::event::Event;
@@ -84,7 +84,8 @@ pub(super) fn conduct(
 ) -> Result<(), Failure> {
     let Booted { text, runtime, panel, log, log_thread, fleet, workshop, admin } = boot(&source, &habits)?;
     let board = Arc::new(Board { panel, text: ArcSwap::from_pointee(text), source: source.name(), commands });
-    let conductor = Conductor { source, habits, board, inbox, log, log_thread, fleet, workshop, admin, runtime };
+    let conductor =
+        Conductor { source, habits, board, inbox, log, log_thread, fleet, workshop, admin, runtime, turns: Vec::new() };
     let start = |cause| Failure::Start { what: "the conductor", cause };
     runtime.block_on(conductor.run(booted)).map_err(start)?
 }
@@ -100,6 +101,8 @@ struct Conductor {
     workshop: Workshop,
     admin: AdminSockets,
     runtime: Runtime,
+    /// Turns of each worker when they were last woken to prove that they live.
+    turns: Vec<u64>,
 }
 
 /// How serving ends.
@@ -158,9 +161,7 @@ impl Conductor {
     /// Serves until something says to stop.
     async fn serve(&mut self, signals: &mut Signals) -> Leave {
         let mut wishes = Wishes::default();
-        let mut look = interval(systemd::watchdog_period().filter(|_| self.habits.signals).unwrap_or(LOOK).min(LOOK));
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut turns = self.fleet.turns();
+        let mut look = self.looks();
         loop {
             let due = wishes.pace.due(Instant::now());
             tokio::select! {
@@ -184,29 +185,37 @@ impl Conductor {
                     if let Some(worker) = self.fleet.deserter() {
                         return Leave::WorkerGone(worker);
                     }
-                    turns = self.look_after(turns);
+                    self.prove_life();
                 }
             }
         }
     }
 
-    /// Tells the watchdog that all is well if every worker has turned since the last look. A letter that changes nothing
-    /// makes even an idle one turn.
-    fn look_after(&mut self, before: Vec<u64>) -> Vec<u64> {
+    /// When to look after the workers.
+    fn looks(&self) -> Interval {
+        let watchdog = systemd::watchdog_period().filter(|_| self.habits.signals);
+        let period = watchdog.unwrap_or(LOOK).min(LOOK);
+        let mut looks = interval_at((Instant::now() + period).into(), period);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        looks
+    }
+
+    /// Tells the watchdog that all is well, if every worker has turned since it was last woken. A letter that changes
+    /// nothing makes even an idle one turn.
+    fn prove_life(&mut self) {
         if !self.habits.signals || systemd::watchdog_period().is_none() {
-            return before;
+            return;
         }
         let now = self.fleet.turns();
-        let stuck = before.iter().zip(&now).position(|(before, now)| before == now);
-        match stuck {
+        match self.turns.iter().zip(&now).position(|(before, now)| before == now) {
             None => systemd::alive(),
             Some(worker) => self.log.say(
                 Event::error("worker_stuck", "a worker has not turned since it was last woken")
                     .with("worker", worker as u64),
             ),
         }
+        self.turns = now;
         self.fleet.tell(Word::NewScene);
-        now
     }
 
     fn say_no_upgrade(&self) {
@@ -306,28 +315,27 @@ impl Conductor {
     async fn drain(&mut self, signals: &mut Signals) {
         let panel = Arc::clone(&self.board.panel);
         panel.begin_drain();
-        let scene = panel.commons.scene.load_full();
-        let limit = Duration::from_millis(scene.plan.global.drain_ms.into());
-        let sessions = u64::from(panel.commons.sessions());
+        let limit = Duration::from_millis(panel.commons.scene.load().plan.global.drain_ms.into());
         self.log.say(
             Event::info("draining", format!("no more connections are taken; sessions have {limit:?} to end"))
-                .with("sessions", sessions),
+                .with("sessions", u64::from(panel.commons.sessions())),
         );
-        let doors: Vec<Weak<Door>> = scene.doors.iter().map(|(door, _)| Arc::downgrade(door)).collect();
-        // Without doors in the scene they close as soon as the workers let go, and newcomers are turned away at once.
-        self.workshop.doorman.forget(scene.doors.iter().map(|(door, _)| door));
-        let empty = Scene { plan: Arc::clone(&scene.plan), doors: Vec::new() };
-        drop(scene);
-        self.fleet.publish(empty);
+        let doors = self.close_doors();
         self.fleet.tell(Word::Drain);
         let begun = Instant::now();
-        let mut look = interval(DRAIN_LOOK);
+        let (mut look, mut life) = (interval(DRAIN_LOOK), self.looks());
         loop {
             tokio::select! {
+                _ = life.tick() => {
+                    self.prove_life();
+                    if self.habits.signals {
+                        systemd::still_stopping();
+                    }
+                }
                 signal = signals.next() => match signal {
                     Signal::Drain | Signal::Stop => {
-                        self.log.say(Event::warn("draining", "told to stop now").with("sessions", u64::from(panel.commons.sessions())));
-                        return;
+                        let event = Event::warn("draining", "told to stop now");
+                        return self.log.say(event.with("sessions", u64::from(panel.commons.sessions())));
                     }
                     Signal::ReopenLog => self.log.reopen(),
                     Signal::Upgrade => self.say_no_upgrade(),
@@ -355,6 +363,15 @@ impl Conductor {
                 }
             }
         }
+    }
+
+    /// Publishes a scene without doors: they close as soon as the workers let go of them, and newcomers are turned away at
+    /// once instead of waiting in a queue that nobody serves.
+    fn close_doors(&mut self) -> Vec<Weak<Door>> {
+        let scene = self.board.panel.commons.scene.load_full();
+        self.workshop.doorman.forget(scene.doors.iter().map(|(door, _)| door));
+        self.fleet.publish(Scene { plan: Arc::clone(&scene.plan), doors: Vec::new() });
+        scene.doors.iter().map(|(door, _)| Arc::downgrade(door)).collect()
     }
 
     /// Ends every session and every worker.

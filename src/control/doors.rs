@@ -50,10 +50,7 @@ pub(super) fn pair(plan: &Plan, open: &[Placed]) -> Pairing {
 
 /// What connections accepted under `terms` inherit.
 pub(super) fn heritage(terms: &Terms) -> Heritage {
-    Heritage {
-        keepalive: terms.keepalive.map(|k| (k.idle_s, k.interval_s, k.count)),
-        user_timeout_ms: terms.user_timeout_ms,
-    }
+    Heritage { user_timeout_ms: terms.user_timeout_ms }
 }
 
 /// Makes doors and forgets them.

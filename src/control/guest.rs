@@ -123,3 +123,81 @@ fn join(thread: JoinHandle<Result<(), Failure>>) -> Result<(), Failure> {
         Err(panic) => std::panic::resume_unwind(panic),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+
+    use super::*;
+
+    /// A backend that says its name to everybody and then hangs up.
+    fn backend(name: &'static str) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+        let address = listener.local_addr().expect("bound");
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let _ = stream.write_all(name.as_bytes());
+            }
+        });
+        address
+    }
+
+    fn free() -> SocketAddr {
+        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("loopback")
+    }
+
+    fn text(bind: SocketAddr, servers: &[(&str, SocketAddr)]) -> String {
+        let servers: Vec<String> =
+            servers.iter().map(|(name, address)| format!("{{ name = \"{name}\", address = \"{address}\" }}")).collect();
+        format!(
+            "[global]\nworkers = 2\n[listeners.web]\nbind = \"{bind}\"\npool = \"web\"\n[pools.web]\nservers = [{}]\n",
+            servers.join(", ")
+        )
+    }
+
+    fn ask(address: SocketAddr) -> String {
+        let mut answer = String::new();
+        let mut stream = TcpStream::connect(address).expect("somebody listens");
+        stream.read_to_string(&mut answer).expect("a clean end");
+        answer
+    }
+
+    #[test]
+    fn a_guest_serves_reloads_and_leaves() {
+        let (a, b, first, second) = (backend("a"), backend("b"), free(), free());
+        let guest = match Guest::start("t.toml", &text(first, &[("a", a)]), Options::default()) {
+            Ok(guest) => guest,
+            // Where the kernel refuses io_uring there is nothing to test.
+            Err(Failure::Engine(refused)) => return eprintln!("{refused}"),
+            Err(other) => panic!("{other}"),
+        };
+        assert_eq!(ask(first), "a");
+
+        let refused = guest.reload("[pools.web]\nservers = []\n");
+        assert!(!refused.applied && !refused.complaints.is_empty(), "{refused:?}");
+        assert_eq!(ask(first), "a");
+        assert!(!guest.status().config.last_reload_successful);
+
+        let applied = guest.reload(&text(second, &[("a", a), ("b", b)]));
+        assert!(applied.applied && applied.generation == 2, "{applied:?}");
+        let mut answers = [ask(second), ask(second)];
+        answers.sort();
+        assert_eq!(answers, ["a", "b"]);
+        assert!(TcpStream::connect(first).is_err(), "a reload that has answered has closed what was removed");
+        let status = guest.status();
+        assert_eq!((status.config.generation, status.listeners[0].accepted), (2, 4));
+        guest.drain().expect("nothing is left to wait for");
+        assert!(TcpStream::connect(second).is_err());
+    }
+
+    #[test]
+    fn a_guest_that_cannot_start_says_why() {
+        let taken = TcpListener::bind("127.0.0.1:0").expect("loopback");
+        let bind = taken.local_addr().expect("bound");
+        let failure = Guest::start("t.toml", &text(bind, &[("a", bind)]), Options::default()).expect_err("taken");
+        assert!(matches!(failure, Failure::Door { .. } | Failure::Engine(_)), "{failure}");
+        let failure = Guest::start("t.toml", "nonsense", Options::default()).expect_err("wrong");
+        assert!(matches!(failure, Failure::Invalid(_)), "{failure}");
+    }
+}

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
+/// How much longer the manager is asked to wait, each second of a drain, in microseconds.
+const PATIENCE_US: u32 = 10_000_000;
+
 /// The daemon serves.
 pub fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
@@ -19,6 +22,11 @@ pub fn reloading() {
 /// The daemon is on its way out.
 pub fn stopping(status: &str) {
     tell(&[NotifyState::Stopping, NotifyState::Status(status)]);
+}
+
+/// The drain goes on: the manager's patience (`TimeoutStopSec`) shall not end before `drain_timeout` does.
+pub fn still_stopping() {
+    tell(&[NotifyState::ExtendTimeoutUsec(PATIENCE_US)]);
 }
 
 /// How often the watchdog wants to hear from us: half of `WatchdogSec`.

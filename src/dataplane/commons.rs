@@ -87,6 +87,8 @@ pub struct Desk {
     wake_fd: AtomicI32,
     /// Sessions it has now.
     pub sessions: AtomicU32,
+    /// It drains or stops: others hand it no connections.
+    pub leaving: AtomicBool,
     /// Turns of its loop: a worker that has work and does not count up is stuck.
     pub turns: AtomicU64,
     /// Access records for the log thread.
@@ -155,6 +157,7 @@ impl Desk {
             rung: AtomicBool::new(false),
             wake_fd: AtomicI32::new(-1),
             sessions: AtomicU32::new(0),
+            leaving: AtomicBool::new(false),
             turns: AtomicU64::new(0),
             records: ArrayQueue::new(RECORDS_MAX),
             notes: ArrayQueue::new(NOTES_MAX),

@@ -63,12 +63,13 @@ impl Shard {
             down: Default::default(),
             life,
         });
-        self.watch(key, Role::ReadClient, kernel);
         if self.mode == Mode::Stopping {
+            // Without a request in flight it is gone at once, even after the last wait.
             self.end(key, Ending::Shutdown, 0, now, kernel);
-        } else {
-            self.choose(key, None, now, kernel);
+            return;
         }
+        self.watch(key, Role::ReadClient, kernel);
+        self.choose(key, None, now, kernel);
     }
 
     /// The kernel's answer to a connect.

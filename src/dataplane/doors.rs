@@ -72,7 +72,10 @@ impl Shard {
 
     /// Stops taking connections.
     pub(super) fn leave(&mut self, mode: Mode, now: u64, kernel: &mut impl Kernel) {
+        // What waits in the queues is served as the published plan says, even if the letter about it comes after this one.
+        self.adopt(now, kernel);
         self.mode = mode;
+        self.desk().leaving.store(true, Ordering::Relaxed);
         let keys: Vec<Key> = self.doors.keys().collect();
         for key in keys {
             self.close_door(key, now, kernel);
@@ -176,13 +179,13 @@ impl Shard {
         }
     }
 
-    /// Who should have the next session: this worker, unless another has clearly fewer.
+    /// Who should have the next session: this worker, unless another has clearly fewer. One that leaves is no choice: it
+    /// may be gone before it reads its mail.
     fn least_loaded(&self) -> usize {
-        let load = |worker: usize| self.commons.desks[worker].sessions.load(Ordering::Relaxed);
-        let mine = load(self.index);
-        let Some((least, worker)) = (0..self.commons.desks.len()).map(|worker| (load(worker), worker)).min() else {
-            return self.index;
-        };
+        let mine = self.desk().sessions.load(Ordering::Relaxed);
+        let staying = (0..).zip(&self.commons.desks).filter(|(_, desk)| !desk.leaving.load(Ordering::Relaxed));
+        let loads = staying.map(|(worker, desk)| (desk.sessions.load(Ordering::Relaxed), worker));
+        let Some((least, worker)) = loads.min() else { return self.index };
         if mine >= least + IMBALANCE_MIN + least / 8 { worker } else { self.index }
     }
 

@@ -21,8 +21,9 @@ use crate::kernel::{Errno, Kernel, Pipe, Sock};
 
 /// The copy buffer of a worker, in bytes, and with it the most a spill can hold.
 pub const BUFFER: usize = 16 * 1024;
-/// Bytes one run of a pump may move before others get their turn.
-pub const BUDGET: usize = 1 << 20;
+/// Bytes one run of a pump may move before others get their turn. Not more, for the pump's own good: chasing what arrives
+/// while it writes, it would move ever smaller pieces; let it gather meanwhile.
+pub const BUDGET: usize = 1 << 18;
 /// Spills a worker keeps for reuse, [`BUFFER`] bytes each.
 const SPILLS_IDLE_MAX: usize = 64;
 

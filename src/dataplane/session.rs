@@ -72,7 +72,7 @@ pub struct Life {
     pub sources_tried: u8,
     /// Messages to the server no longer wait for each other (`TCP_NODELAY`).
     pub prompt: bool,
-    /// Keepalive and user timeout are set on the server's socket.
+    /// Keepalive and user timeout are set.
     pub settled: bool,
     /// The server is gone, and what it sent is still being delivered; then the session ends like this.
     pub doomed: Option<(Ending, i32)>,

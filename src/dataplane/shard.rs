@@ -21,7 +21,7 @@ use crate::kernel::{Errno, Event, Interest, KeepaliveOptions, Kernel, Readiness}
 /// A second, in nanoseconds.
 pub(super) const SECOND_NS: u64 = 1_000_000_000;
 const MS_NS: u64 = 1_000_000;
-/// Age at which a session gets keepalive and user timeout on its server's socket: short ones never pay for them.
+/// Age at which a session gets keepalive and user timeout on its sockets: short ones never pay for them.
 const SETTLE_NS: u64 = SECOND_NS;
 /// What certainly fits into one segment, in bytes (RFC 9293 §3.7.1: 536 is the least everyone takes). A first request of
 /// this size cannot be held back by Nagle's algorithm, so a session of one request never pays for switching it off.
@@ -175,8 +175,11 @@ impl Shard {
         }
     }
 
-    /// Lets go of what a worker keeps for reuse. Call it last.
-    pub fn close(&mut self, kernel: &mut impl Kernel) {
+    /// Lets go of what others have sent meanwhile, and of what a worker keeps for reuse. Call it last.
+    pub fn close(&mut self, now: u64, kernel: &mut impl Kernel) {
+        while let Some(mail) = self.desk().take() {
+            self.obey(mail, now, kernel);
+        }
         self.tools.pipes.close(kernel);
     }
 
@@ -251,8 +254,9 @@ impl Shard {
             Side::Server => session.server,
         };
         let source = session.pump(side.outgoing());
-        // The server's last words are for the client, who may read slowly; a client's last words are for nobody.
-        let reads_on = source.queued || (side == Side::Server && source.is_blocked());
+        // The server's last words are for the client, who may read slowly; a client's last words are for nobody. Nor may
+        // they be waited for: after a FIN recv never tells of a reset (`SOCK_DONE`, tcp_recvmsg).
+        let reads_on = side == Side::Server && (source.queued || source.is_blocked());
         if reads_on {
             return;
         }
@@ -339,6 +343,11 @@ impl Shard {
     /// A direction has delivered its last byte: pass the FIN on, or end when both have.
     fn direction_over(&mut self, key: Key, direction: Direction, now: u64, kernel: &mut impl Kernel) {
         let Some(session) = self.sessions.of(key) else { return };
+        if session.life.doomed.is_some() {
+            // The failed write has taken the server's error, and after that a reset connection reads as ended
+            // (tcp_recvmsg): this may be no FIN. `finish_doomed` passes the reset on.
+            return;
+        }
         if session.up.is_over() && session.down.is_over() {
             self.end(key, Ending::Done, 0, now, kernel);
             return;
@@ -450,17 +459,18 @@ fn idle_end(session: &Session) -> u64 {
     if limit == 0 { u64::MAX } else { session.life.active_ns + ms(limit) }
 }
 
-/// Sets what only a session of some length needs; the client's side has it from its listening socket.
+/// Sets what only a session of some length needs, on both sides.
 fn settle(session: &Session, kernel: &mut impl Kernel) {
     let terms = session.terms();
     let keepalive = terms.keepalive;
+    let options = KeepaliveOptions {
+        idle_s: keepalive.map_or(0, |k| u32::from(k.idle_s)),
+        interval_s: keepalive.map_or(0, |k| u32::from(k.interval_s)),
+        count: keepalive.map_or(0, |k| u32::from(k.count)),
+        user_timeout_ms: terms.user_timeout_ms,
+    };
+    kernel.keep_alive(session.client, options);
     if let Some(server) = session.server {
-        let options = KeepaliveOptions {
-            idle_s: keepalive.map_or(0, |k| u32::from(k.idle_s)),
-            interval_s: keepalive.map_or(0, |k| u32::from(k.interval_s)),
-            count: keepalive.map_or(0, |k| u32::from(k.count)),
-            user_timeout_ms: terms.user_timeout_ms,
-        };
         kernel.keep_alive(server, options);
     }
 }

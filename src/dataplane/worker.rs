@@ -76,7 +76,7 @@ fn work<K: Kernel>(index: usize, commons: &Arc<Commons>, kernel: &mut K) {
         let lag = monotonic_ns().saturating_sub(now);
         desk.tally.lag_ns_max.fetch_max(lag, Ordering::Relaxed);
     }
-    shard.close(kernel);
+    shard.close(now, kernel);
     // Submit what was requested last: the closing of sockets.
     let _ = kernel.wait(Some(0), &mut events);
     desk.tally.gone.store(true, Ordering::Release);

@@ -408,7 +408,7 @@ fn process(page: &mut Page, panel: &Panel) -> Result<(), Error> {
     page.gauges(
         "ringway_fds",
         "Descriptors in use, and how many there may be.",
-        [("used", usage.descriptors), ("limit", panel.descriptors_max)]
+        [("used", usage.descriptors), ("limit", usage.descriptors_max)]
             .into_iter()
             .map(|(kind, count)| ([("kind", kind)], count as f64)),
     )?;
@@ -426,7 +426,7 @@ fn process(page: &mut Page, panel: &Panel) -> Result<(), Error> {
         ("process_virtual_memory_bytes", "Address space, in bytes.", usage.virtual_bytes as f64),
         ("process_start_time_seconds", "When the process started, in seconds since 1970.", started.as_secs_f64()),
         ("process_open_fds", "Open descriptors.", usage.descriptors as f64),
-        ("process_max_fds", "Most descriptors there may be.", panel.descriptors_max as f64),
+        ("process_max_fds", "Most descriptors there may be.", usage.descriptors_max as f64),
         ("process_threads", "Threads.", usage.threads as f64),
     ];
     gauges.into_iter().try_for_each(|(name, help, value)| page.gauge(name, help, value))

@@ -18,8 +18,6 @@ pub struct Panel {
     pub engine: EngineChoice,
     /// When the daemon started.
     pub started: SystemTime,
-    /// Descriptors the process may have.
-    pub descriptors_max: u64,
     /// How reloads went.
     pub reloads: ReloadTally,
     /// What the log lost.
@@ -48,13 +46,12 @@ pub struct ReloadTally {
 
 impl Panel {
     /// A panel for a daemon that starts now.
-    pub fn new(commons: Arc<Commons>, engine: EngineChoice, descriptors_max: u64, log: Arc<LogTally>) -> Self {
+    pub fn new(commons: Arc<Commons>, engine: EngineChoice, log: Arc<LogTally>) -> Self {
         let started = SystemTime::now();
         Self {
             commons,
             engine,
             started,
-            descriptors_max,
             reloads: ReloadTally {
                 successful: AtomicBool::new(true),
                 applied_unix_ns: AtomicU64::new(unix_ns(started)),
@@ -183,6 +180,6 @@ pub(crate) mod tests {
         let scene = Scene { plan: Arc::new(plan()), doors: Vec::new() };
         let engine = EngineChoice { name: "io_uring", reason: "preferred" };
         let commons = Arc::new(Commons::new(2, scene, 1_000));
-        Arc::new(Panel::new(commons, engine, 20_000, Arc::default()))
+        Arc::new(Panel::new(commons, engine, Arc::default()))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
 use nix::sys::time::TimeVal;
 
 /// What is used now.
@@ -16,6 +16,8 @@ pub struct Usage {
     pub virtual_bytes: u64,
     /// Open descriptors.
     pub descriptors: u64,
+    /// Most descriptors there may be (`RLIMIT_NOFILE`), which can change from outside (prlimit(1)).
+    pub descriptors_max: u64,
     /// Threads.
     pub threads: u64,
 }
@@ -28,12 +30,15 @@ pub fn usage() -> Usage {
         .unwrap_or(0.0);
     let (virtual_pages, resident_pages) = pages(&read("/proc/self/statm"));
     let page = page_bytes();
+    let descriptors_max = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
     Usage {
         cpu_s,
         resident_bytes: resident_pages * page,
         virtual_bytes: virtual_pages * page,
-        descriptors: entries("/proc/self/fd").saturating_sub(1), // the one that reads the directory
-        threads: entries("/proc/self/task"),
+        // Less the one that reads the directory. None may be left for that: then all are in use.
+        descriptors: entries("/proc/self/fd").map_or(descriptors_max, |count| count.saturating_sub(1)),
+        descriptors_max,
+        threads: entries("/proc/self/task").unwrap_or(0),
     }
 }
 
@@ -41,8 +46,8 @@ fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
-fn entries(path: &str) -> u64 {
-    fs::read_dir(path).map_or(0, |directory| directory.count() as u64)
+fn entries(path: &str) -> Option<u64> {
+    fs::read_dir(path).ok().map(|directory| directory.count() as u64)
 }
 
 /// The first two figures of `/proc/self/statm`.
@@ -68,7 +73,7 @@ mod tests {
         let usage = usage();
         assert!(usage.cpu_s >= 0.0);
         assert!(usage.resident_bytes > 100_000 && usage.virtual_bytes > usage.resident_bytes);
-        assert!(usage.descriptors >= 3 && usage.threads >= 1);
+        assert!(usage.descriptors >= 3 && usage.descriptors_max > usage.descriptors && usage.threads >= 1);
         assert_eq!(pages("12 7 3 0 0 0 0\n"), (12, 7));
         assert_eq!(pages(""), (0, 0));
     }

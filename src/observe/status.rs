@@ -161,6 +161,7 @@ pub struct ServerStatus {
 pub fn status(panel: &Panel) -> Status {
     let scene = panel.commons.scene.load_full();
     let desks = &panel.commons.desks;
+    let usage = usage();
     let (reloads_applied, reloads_refused) = panel.reloads.counts();
     let dropped: u64 = desks.iter().map(|desk| desk.tally.records_dropped.read()).sum();
     Status {
@@ -179,8 +180,8 @@ pub fn status(panel: &Panel) -> Status {
         },
         sessions: panel.commons.sessions().into(),
         max_connections: panel.commons.max_connections.load(Ordering::Relaxed).into(),
-        descriptors: usage().descriptors,
-        descriptors_max: panel.descriptors_max,
+        descriptors: usage.descriptors,
+        descriptors_max: usage.descriptors_max,
         log_dropped: dropped + panel.log.events_dropped(),
         workers: desks
             .iter()

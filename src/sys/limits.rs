@@ -50,21 +50,32 @@ impl Needs {
     }
 }
 
-/// The limit cannot hold what is configured.
+/// The limit cannot hold what it has to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "max_connections = {wanted} needs {needed} descriptors, and the limit is {limit}, which holds {possible}: raise it \
-     (LimitNOFILE= in the unit, or ulimit -n), or lower max_connections"
-)]
-pub struct TooFew {
-    /// Sessions that are configured.
-    pub wanted: u32,
-    /// Descriptors they need.
-    pub needed: u64,
-    /// Descriptors there are.
-    pub limit: u64,
-    /// Sessions that would fit.
-    pub possible: u32,
+pub enum TooFew {
+    /// It holds fewer sessions than are configured.
+    #[error(
+        "max_connections = {wanted} needs {needed} descriptors, and the limit is {limit}, which holds {possible}: raise \
+         it (LimitNOFILE= in the unit, or ulimit -n), or lower max_connections"
+    )]
+    Sessions {
+        /// Sessions that are configured.
+        wanted: u32,
+        /// Descriptors they need.
+        needed: u64,
+        /// Descriptors there are.
+        limit: u64,
+        /// Sessions that would fit.
+        possible: u32,
+    },
+    /// It holds none at all.
+    #[error(
+        "the limit of {limit} open files holds not a single session: raise it (LimitNOFILE= in the unit, or ulimit -n)"
+    )]
+    Any {
+        /// Descriptors there are.
+        limit: u64,
+    },
 }
 
 /// The most sessions to allow: what is `configured`, or else all that the limit holds.
@@ -73,11 +84,12 @@ pub struct TooFew {
 /// [`TooFew`] when what is configured does not fit, or when nothing fits.
 pub fn sessions(configured: Option<u32>, limit: u64, needs: Needs) -> Result<u32, TooFew> {
     let possible = needs.sessions_max(limit);
-    let wanted = configured.unwrap_or(possible.max(1));
-    if wanted <= possible {
-        return Ok(wanted);
+    match configured {
+        _ if possible == 0 => Err(TooFew::Any { limit }),
+        None => Ok(possible),
+        Some(wanted) if wanted <= possible => Ok(wanted),
+        Some(wanted) => Err(TooFew::Sessions { wanted, needed: needs.descriptors(wanted), limit, possible }),
     }
-    Err(TooFew { wanted, needed: needs.descriptors(wanted), limit, possible })
 }
 
 /// The limit now, in descriptors: (soft, hard).
@@ -125,7 +137,7 @@ mod tests {
     fn what_does_not_fit_is_refused_with_numbers() {
         assert_eq!(sessions(Some(8_837), 20_000, NEEDS), Ok(8_837));
         let refused = sessions(Some(100_000), 20_000, NEEDS).expect_err("too many");
-        assert_eq!((refused.needed, refused.possible), (202_326, 8_837));
+        assert!(matches!(refused, TooFew::Sessions { needed: 202_326, possible: 8_837, .. }), "{refused:?}");
         assert!(refused.to_string().contains("202326 descriptors"));
     }
 
@@ -135,8 +147,7 @@ mod tests {
         assert_eq!(sessions(None, 1_024, NEEDS), Ok(373));
         // 48, 22, 32.
         assert_eq!(sessions(None, 256, NEEDS), Ok(77));
-        let refused = sessions(None, 64, NEEDS).expect_err("no room at all");
-        assert_eq!((refused.wanted, refused.possible), (1, 0));
+        assert_eq!(sessions(None, 64, NEEDS), Err(TooFew::Any { limit: 64 }));
         assert_eq!(NEEDS.sessions_max(0), 0);
         assert_eq!(NEEDS.sessions_max(u64::MAX), u32::MAX);
     }

@@ -15,18 +15,17 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 /// Connections that may wait to be accepted, per socket. The kernel cuts it to `net.core.somaxconn`.
 pub const BACKLOG: i32 = 4096;
 /// Mode of a unix socket that clients connect to: its owner and its group may.
 pub const UNIX_MODE: u32 = 0o660;
 
-/// Options that connections inherit from the socket they were accepted from (tcp(7)).
+/// Options that connections inherit from the socket they were accepted from (tcp(7)). Keepalive is not among them: it
+/// arms a timer for each connection, so a session gets it once it has lived a while.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Heritage {
-    /// Keepalive: quiet time before the first probe, time between probes (both in seconds), probes.
-    pub keepalive: Option<(u16, u16, u8)>,
     /// `TCP_USER_TIMEOUT` in milliseconds; 0 is the kernel's default.
     pub user_timeout_ms: u32,
 }
@@ -139,17 +138,6 @@ fn bound(address: SocketAddr, shared: bool) -> Result<Socket, ListenError> {
 pub fn bequeath(socket: SockRef<'_>, heritage: Heritage) -> Result<(), ListenError> {
     let other = |call| move |cause| ListenError::Other { call, cause };
     socket.set_tcp_nodelay(true).map_err(other("TCP_NODELAY"))?;
-    match heritage.keepalive {
-        Some((idle_s, interval_s, count)) => socket
-            .set_tcp_keepalive(
-                &TcpKeepalive::new()
-                    .with_time(Duration::from_secs(idle_s.into()))
-                    .with_interval(Duration::from_secs(interval_s.into()))
-                    .with_retries(count.into()),
-            )
-            .map_err(other("SO_KEEPALIVE"))?,
-        None => socket.set_keepalive(false).map_err(other("SO_KEEPALIVE"))?,
-    }
     let user_timeout = Duration::from_millis(heritage.user_timeout_ms.into());
     socket.set_tcp_user_timeout(Some(user_timeout)).map_err(other("TCP_USER_TIMEOUT"))
 }
@@ -258,7 +246,7 @@ mod tests {
     #[test]
     fn an_address_is_shared_among_workers_and_refused_to_a_second_daemon() {
         let address = free_port();
-        let heritage = Heritage { keepalive: Some((30, 10, 3)), user_timeout_ms: 55_000 };
+        let heritage = Heritage { user_timeout_ms: 55_000 };
         let ours = tcp(address, 3, heritage, Neighbours::Refuse).expect("free");
         assert_eq!(ours.len(), 3);
         TcpStream::connect(address).expect("somebody listens");
@@ -268,7 +256,7 @@ mod tests {
         assert!(socket.tcp_nodelay().expect("readable"));
         assert_eq!(socket.tcp_user_timeout().expect("readable"), Some(Duration::from_secs(55)));
         bequeath(socket, Heritage::default()).expect("options change while it listens");
-        assert!(!SockRef::from(&ours[2]).keepalive().expect("readable"));
+        assert_eq!(SockRef::from(&ours[2]).tcp_user_timeout().expect("readable"), None);
         drop(ours);
         tcp(address, 1, heritage, Neighbours::Refuse).expect("free again");
     }
@@ -276,14 +264,12 @@ mod tests {
     #[test]
     fn connections_inherit_what_the_listening_socket_has() {
         let address = free_port();
-        let heritage = Heritage { keepalive: Some((33, 11, 4)), user_timeout_ms: 12_345 };
+        let heritage = Heritage { user_timeout_ms: 12_345 };
         let ours = tcp(address, 1, heritage, Neighbours::Refuse).expect("free");
         let _client = TcpStream::connect(address).expect("listens");
         let listener = Socket::from(ours.into_iter().next().expect("one"));
         let (accepted, _) = listener.accept().expect("queued");
         assert!(accepted.tcp_nodelay().expect("readable"));
-        assert!(accepted.keepalive().expect("readable"));
-        assert_eq!(accepted.tcp_keepalive_time().expect("readable"), Duration::from_secs(33));
         assert_eq!(accepted.tcp_user_timeout().expect("readable"), Some(Duration::from_millis(12_345)));
     }
 

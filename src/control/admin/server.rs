@@ -1,6 +1,9 @@
 //! Taking connections, and bounding them.
 
+use std::cell::RefCell;
+use std::fs::File;
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +12,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::routes::{self, Rights};
 use super::{AdminSockets, Board};
@@ -32,16 +35,17 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// # Errors
 /// The sockets cannot be given to the runtime.
 pub(in crate::control) fn serve(sockets: &AdminSockets, board: &Arc<Board>) -> io::Result<()> {
+    let spare = Spare::default();
     if let Some((unix, _)) = &sockets.unix {
         let listener = UnixListener::from_std(unix.try_clone()?)?;
-        let board = Arc::clone(board);
+        let (board, spare) = (Arc::clone(board), spare.clone());
         tokio::task::spawn_local(async move {
-            let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+            let slots = Slots::new(spare);
             loop {
-                let slot = Arc::clone(&slots).acquire_owned().await;
+                let slot = slots.take().await;
                 match listener.accept().await {
                     Ok((stream, _)) => converse(stream, Rights::All, LIFE_UNIX, Arc::clone(&board), slot),
-                    Err(_) => tokio::time::sleep(PAUSE).await,
+                    Err(error) => slots.recover(&error).await,
                 }
             }
         });
@@ -50,12 +54,12 @@ pub(in crate::control) fn serve(sockets: &AdminSockets, board: &Arc<Board>) -> i
         let listener = TcpListener::from_std(http.try_clone()?)?;
         let board = Arc::clone(board);
         tokio::task::spawn_local(async move {
-            let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+            let slots = Slots::new(spare);
             loop {
-                let slot = Arc::clone(&slots).acquire_owned().await;
+                let slot = slots.take().await;
                 match listener.accept().await {
                     Ok((stream, _)) => converse(stream, Rights::Read, LIFE_TCP, Arc::clone(&board), slot),
-                    Err(_) => tokio::time::sleep(PAUSE).await,
+                    Err(error) => slots.recover(&error).await,
                 }
             }
         });
@@ -64,10 +68,9 @@ pub(in crate::control) fn serve(sockets: &AdminSockets, board: &Arc<Board>) -> i
 }
 
 /// Serves one connection in a task of its own; `slot` is free again when it ends.
-fn converse<S, G>(stream: S, rights: Rights, life: Duration, board: Arc<Board>, slot: G)
+fn converse<S>(stream: S, rights: Rights, life: Duration, board: Arc<Board>, slot: Slot)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
-    G: 'static,
 {
     tokio::task::spawn_local(async move {
         let service = service_fn(move |request| routes::answer(request, rights, Arc::clone(&board)));
@@ -82,4 +85,83 @@ where
         let _ = tokio::time::timeout(life, connection).await;
         drop(slot);
     });
+}
+
+/// The connections one socket may have.
+struct Slots {
+    free: Arc<Semaphore>,
+    spare: Spare,
+}
+
+/// One of them.
+struct Slot {
+    _permit: OwnedSemaphorePermit,
+    spare: Spare,
+}
+
+impl Slots {
+    fn new(spare: Spare) -> Self {
+        spare.refill();
+        Self { free: Arc::new(Semaphore::new(CONNECTIONS_MAX)), spare }
+    }
+
+    /// Waits for a free one.
+    async fn take(&self) -> Slot {
+        let permit = Arc::clone(&self.free).acquire_owned().await.expect("nobody closes the semaphore");
+        Slot { _permit: permit, spare: self.spare.clone() }
+    }
+
+    /// Makes the next accept possible where it can be: when sessions hold every descriptor, an operator has to look.
+    async fn recover(&self, error: &io::Error) {
+        let exhausted = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
+        if !(exhausted && self.spare.release()) {
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.spare.refill();
+    }
+}
+
+/// Descriptors held so that they can be let go of.
+#[derive(Clone, Default)]
+struct Spare(Rc<RefCell<Vec<File>>>);
+
+impl Spare {
+    /// One for a connection, two for what its answer reads below /proc.
+    const COUNT: usize = 3;
+
+    /// Takes as many as there are to be had.
+    fn refill(&self) {
+        let mut held = self.0.borrow_mut();
+        while held.len() < Self::COUNT {
+            let Ok(file) = File::open("/dev/null") else { break };
+            held.push(file);
+        }
+    }
+
+    /// Lets go of all; false when there are none.
+    fn release(&self) -> bool {
+        let held = std::mem::take(&mut *self.0.borrow_mut());
+        !held.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spare_descriptors_are_let_go_of_and_taken_again() {
+        let spare = Spare::default();
+        assert!(!spare.release());
+        spare.refill();
+        assert_eq!(spare.0.borrow().len(), Spare::COUNT);
+        assert!(spare.release() && !spare.release());
+        spare.clone().refill();
+        assert!(spare.release());
+    }
 }

@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::config::plan::Admin;
 use crate::control::doors::SocketFile;
@@ -18,6 +18,8 @@ const MODE: u32 = 0o600;
 pub(in crate::control) struct AdminSockets {
     pub(super) unix: Option<(UnixListener, SocketFile)>,
     pub(super) http: Option<TcpListener>,
+    /// The directory of the unix socket, when it was made here.
+    directory: Option<PathBuf>,
 }
 
 impl AdminSockets {
@@ -27,7 +29,9 @@ impl AdminSockets {
     /// # Errors
     /// Where it cannot listen, and why.
     pub(in crate::control) fn bind(admin: &Admin) -> Result<Self, Failure> {
+        let directory = admin.socket.as_deref().and_then(make_directory);
         Ok(Self {
+            directory,
             unix: admin.socket.as_deref().map(bind_unix).transpose()?,
             http: admin.http.map(bind_http).transpose()?,
         })
@@ -41,15 +45,20 @@ impl AdminSockets {
         let socket = socket.as_fd().try_clone_to_owned().map_err(|cause| ListenError::Other { call: "dup", cause });
         socket
             .and_then(|socket| listen::pass_on(&[socket], Some(file.path()), owner))
+            // The owner has to remove the socket one day.
+            .and_then(|()| listen::pass_on(&[], self.directory.as_deref(), owner))
             .map_err(|cause| failure(file.path().display().to_string(), cause))
     }
 }
 
+/// Makes the directory of a socket if it is missing: /run is empty after each boot. Only the last part is made, and a
+/// failure shows in the bind.
+fn make_directory(socket: &Path) -> Option<PathBuf> {
+    let directory = socket.parent()?;
+    std::fs::create_dir(directory).ok().map(|()| directory.to_owned())
+}
+
 fn bind_unix(path: &Path) -> Result<(UnixListener, SocketFile), Failure> {
-    if let Some(directory) = path.parent() {
-        // /run is empty after each boot. Only the last part is made, and a failure shows in the bind.
-        let _ = std::fs::create_dir(directory);
-    }
     let socket = only(listen::unix(path, 1, MODE)).map_err(|cause| failure(path.display().to_string(), cause))?;
     Ok((UnixListener::from(socket), SocketFile::new(path)))
 }

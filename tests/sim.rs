@@ -1,0 +1,129 @@
+//! The whole shard on a simulated kernel: two workers, clients and servers with bad habits, virtual time, many seeds.
+//!
+//! Nothing of ringway is replaced but the kernel below it and the loop around it (`sim/run.rs` has the loop of
+//! `dataplane::worker`, with the waiting done by a scheduler). A seed decides everything, so a failure repeats:
+//!
+//! ```text
+//! cargo test --test sim                             500 seeds
+//! SIM_SEEDS=20000 cargo test --test sim             more of them; scripts/sim does it with a release build
+//! SIM_SEED=123 cargo test --test sim -- --nocapture one, with its trace
+//! ```
+//!
+//! Files: `world` (sockets, queues, pipes, what will happen when) · `socket` (a TCP connection's corners) · `peer` (the far
+//! ends) · `flight` (requests and their events) · `kernel` (the trait) · `scene` (configurations) · `faults` (what goes
+//! wrong in a run) · `oracle` (what must hold) · `run` (the loop and the life of a run).
+//!
+//! A seed that found something becomes a test of its own at the end of this file.
+
+#[path = "sim/faults.rs"]
+mod faults;
+#[path = "sim/flight.rs"]
+mod flight;
+#[path = "sim/kernel.rs"]
+mod kernel;
+#[path = "sim/oracle.rs"]
+mod oracle;
+#[path = "sim/peer.rs"]
+mod peer;
+#[path = "sim/rng.rs"]
+mod rng;
+#[path = "sim/run.rs"]
+mod run;
+#[path = "sim/scene.rs"]
+mod scene;
+#[path = "sim/socket.rs"]
+mod socket;
+#[path = "sim/stream.rs"]
+mod stream;
+#[path = "sim/world.rs"]
+mod world;
+
+use std::cell::RefCell;
+use std::env;
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Once;
+use std::time::Instant;
+
+use ringway::dataplane::ending::Ending;
+
+use run::{Seen, run};
+use world::Trace;
+
+const SEEDS: u64 = 500;
+/// Lines of a trace that a failure shows.
+const TAIL: usize = 120;
+
+/// A number from the environment.
+fn number(name: &str) -> Option<u64> {
+    let text = env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+}
+
+thread_local! {
+    /// What the last panic on this thread said, while a seed runs.
+    static LAST_WORDS: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Runs a seed; the error is what was wrong.
+fn attempt(seed: u64, trace: &Trace) -> Result<Seen, String> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let usual = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            LAST_WORDS.with_borrow_mut(|words| match words {
+                Some(words) => *words = info.to_string(),
+                None => usual(info),
+            });
+        }));
+    });
+    LAST_WORDS.set(Some(String::new()));
+    let result = catch_unwind(AssertUnwindSafe(|| run(seed, trace)));
+    let words = LAST_WORDS.take().unwrap_or_default();
+    result.map_err(|_| words)
+}
+
+/// Runs a seed and tells it; fails if it does.
+fn tell(seed: u64, tail: usize) {
+    let lines = Rc::new(RefCell::new(Vec::new()));
+    let result = attempt(seed, &Trace(Some(Rc::clone(&lines))));
+    let lines = lines.borrow();
+    if result.is_err() || tail == usize::MAX {
+        for line in &lines[lines.len().saturating_sub(tail)..] {
+            println!("{line}");
+        }
+    }
+    if let Err(words) = result {
+        panic!("seed {seed}: {words}\nAll of it: SIM_SEED={seed} cargo test --test sim -- --nocapture");
+    }
+}
+
+#[test]
+fn what_holds_holds_whatever_happens() {
+    if let Some(seed) = number("SIM_SEED") {
+        tell(seed, usize::MAX);
+        return;
+    }
+    let seeds = number("SIM_SEEDS").unwrap_or(SEEDS);
+    let first = number("SIM_FIRST").unwrap_or(0);
+    let began = Instant::now();
+    let mut seen = Seen::new();
+    for seed in first..first + seeds {
+        match attempt(seed, &Trace::default()) {
+            Ok(run) => run.into_iter().for_each(|(what, count)| *seen.entry(what).or_default() += count),
+            Err(_) => tell(seed, TAIL),
+        }
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    println!("{seeds} seeds in {seconds:.1} s, {:.0} a second; seen:", seeds as f64 / seconds);
+    for (what, count) in &seen {
+        println!("{count:>10} {what}");
+    }
+    // A simulator that sees little holds little.
+    for ending in Ending::ALL.into_iter().filter(|_| seeds >= SEEDS) {
+        assert!(ending == Ending::Internal || seen.contains_key(ending.reason()), "no session ended as {ending:?}");
+    }
+    for what in run::RARE.into_iter().filter(|_| seeds >= SEEDS) {
+        assert!(seen.contains_key(what), "never seen: {what}");
+    }
+}

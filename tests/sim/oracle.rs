@@ -1,0 +1,391 @@
+//! What must hold, whatever happens. A violation is a panic; whoever runs the seed tells it with a trace.
+
+use std::net::SocketAddr;
+
+use ringway::config::ledger::Standing;
+use ringway::dataplane::ending::Ending;
+use ringway::dataplane::record::Record;
+use ringway::kernel::{Close, Errno, Sock, Token};
+
+use crate::flight::{FlightKey, Kind};
+use crate::scene::PoolTerms;
+use crate::socket::{Far, Hold};
+use crate::world::{World, note};
+
+/// A timer may be this late: a tick of the wheel, and the rounding to it.
+const TICK_NS: u64 = 4_000_001;
+
+/// The lower bits of a session's tokens name its slot and its tenant; the upper ones say what the request is for.
+const NAME: u64 = (1 << 56) - 1;
+const SLOT: u64 = (1 << 32) - 1;
+
+/// A session, as seen from outside.
+#[derive(Debug)]
+pub struct Pair {
+    pub client: usize,
+    /// The socket of the last attempt.
+    pub server: Option<usize>,
+    pub attempts: Vec<Attempt>,
+    /// The shard knows that the server is connected.
+    pub relaying: bool,
+    /// The client's socket is closed.
+    pub over: bool,
+    pub opened_ns: u64,
+    /// When it began to relay, or finished one direction: its timer was set anew then, to the next tick at the soonest.
+    pub timer_set_ns: u64,
+    /// When a byte moved, or a direction finished.
+    pub active_ns: u64,
+    /// One direction has finished.
+    pub half: bool,
+    /// A send was refused for want of memory.
+    pub short_of_memory: bool,
+    pub recorded: bool,
+}
+
+/// A connect of a session.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt {
+    pub target: usize,
+    pub began_ns: u64,
+    pub cancelled: bool,
+    pub result: Option<Result<(), Errno>>,
+}
+
+// What the shard does, as it does it.
+impl World {
+    /// A slot is used again only when nothing of its last tenant is in flight.
+    pub fn check_slot(&self, lane: usize, key: FlightKey) {
+        if key.0 == Kind::Accept {
+            return;
+        }
+        for (kind, token) in self.lanes[lane].flights.keys() {
+            let same = *kind != Kind::Accept && token & SLOT == key.1 & SLOT;
+            let freed = same && token & NAME != key.1 & NAME;
+            assert!(!freed, "slot {} was freed while {kind:?} {token:x} was in flight", key.1 & SLOT);
+        }
+    }
+
+    /// A connection is the shard's from now on.
+    pub fn accept_told(&mut self, id: usize) -> Sock {
+        self.accepted += 1;
+        let sock = &mut self.socks[id];
+        sock.hold = Hold::Open;
+        sock.accepted = self.accepted;
+        note!(self, "  client {id} is accepted");
+        World::number(id)
+    }
+
+    /// The first watch on a client's socket names its session.
+    pub fn claim_client(&mut self, lane: usize, id: usize, token: Token) {
+        let name = (lane, token.0 & NAME);
+        if self.is_server(id) || self.socks[id].pair.is_some() {
+            let pair = self.pair_of.get(&name).copied();
+            assert_eq!(pair, self.socks[id].pair, "socket {id} is watched for another session");
+            return;
+        }
+        let number = self.pairs.len();
+        self.pairs.push(Pair {
+            client: id,
+            server: None,
+            attempts: Vec::new(),
+            relaying: false,
+            over: false,
+            opened_ns: self.now,
+            timer_set_ns: 0,
+            active_ns: self.now,
+            half: false,
+            short_of_memory: false,
+            recorded: false,
+        });
+        self.pair_of.insert(name, number);
+        self.socks[id].pair = Some(number);
+        note!(self, "  session {number} begins with client {id}");
+    }
+
+    fn pair_named(&self, lane: usize, token: Token) -> usize {
+        *self.pair_of.get(&(lane, token.0 & NAME)).expect("a session watches its client before all else")
+    }
+
+    /// Whether this server may be connected to now.
+    pub fn check_connect(&mut self, lane: usize, address: SocketAddr, token: Token) {
+        let number = self.pair_named(lane, token);
+        let found = self.targets.iter().position(|target| target.address == address);
+        let index = found.unwrap_or_else(|| panic!("connect to {address}, which no plan names"));
+        let (pair, target) = (&self.pairs[number], &self.targets[index]);
+        if let Some(server) = pair.server {
+            assert!(!self.socks[server].is_open(), "session {number} connects and has socket {server} already");
+        }
+        // A failure for want of ports is tried again from another address: the place on the server was claimed before.
+        let again = pair.attempts.last().is_some_and(|last| last.target == index);
+        let tried = pair.attempts.iter().any(|attempt| attempt.target == index);
+        assert!(again || !tried, "session {number} tries server {} again", target.name);
+        let ready = target.standing == Standing::Ready;
+        assert!(ready || again, "session {number} connects to {}, which is in {:?}", target.name, target.standing);
+        let client = &self.socks[pair.client];
+        let Far::Client { door } = client.far else { panic!("socket {} is no client", pair.client) };
+        let removed = target.removed_at.is_some_and(|at| client.accepted > at) && self.doors[door].open;
+        assert!(!removed, "session {number} began after server {} was removed, and connects to it", target.name);
+        if target.removed_at.is_some() {
+            self.see("a session that began before a reload connects to a server the reload removed");
+        }
+        let target = &self.targets[index];
+        let open = self.open_to(index);
+        let full = target.max > 0 && open >= target.max;
+        assert!(!full, "server {} has {open} sessions, which is all it may have", target.name);
+        let began_ns = self.now;
+        self.pairs[number].attempts.push(Attempt { target: index, began_ns, cancelled: false, result: None });
+    }
+
+    /// Sockets open to a server.
+    pub fn open_to(&self, target: usize) -> u32 {
+        let open = self.socks.iter().filter(|sock| sock.far == Far::Server { target } && sock.is_open());
+        open.count() as u32
+    }
+
+    pub fn connect_failed_at_once(&mut self, lane: usize, token: Token, errno: Errno) {
+        let number = self.pair_named(lane, token);
+        self.conclude(number, Err(errno));
+    }
+
+    pub fn connect_begins(&mut self, lane: usize, address: SocketAddr, token: Token) -> usize {
+        let number = self.pair_named(lane, token);
+        let target = self.pairs[number].attempts.last().map_or(0, |attempt| attempt.target);
+        let id = self.server_sock(target, address);
+        self.socks[id].pair = Some(number);
+        self.pairs[number].server = Some(id);
+        id
+    }
+
+    pub fn connect_cancelled(&mut self, lane: usize, token: Token) {
+        let number = self.pair_named(lane, token);
+        if let Some(attempt) = self.pairs[number].attempts.last_mut() {
+            attempt.cancelled = true;
+        }
+    }
+
+    /// The shard hears how a connect went.
+    pub fn connect_told(&mut self, lane: usize, token: Token, result: Result<(), Errno>) {
+        let number = self.pair_named(lane, token);
+        if self.pairs[number].over {
+            return;
+        }
+        self.conclude(number, result);
+        if result.is_ok() {
+            self.pairs[number].relaying = true;
+            self.pairs[number].timer_set_ns = self.now;
+            self.pairs[number].active_ns = self.now;
+        }
+    }
+
+    fn conclude(&mut self, number: usize, result: Result<(), Errno>) {
+        if let Some(attempt) = self.pairs[number].attempts.last_mut() {
+            attempt.result = Some(result);
+        }
+    }
+
+    /// Bytes have moved to a socket, or a FIN.
+    pub fn touched(&mut self, id: usize) {
+        if let Some(number) = self.socks[id].pair {
+            self.pairs[number].active_ns = self.now;
+        }
+    }
+
+    /// Why the stream towards `to` is not whole; `None` if it is: the other side has finished, and all it said is here.
+    fn incomplete(&self, to: usize) -> Option<String> {
+        let Some(from) = self.other(to) else { return Some("there is no other side".into()) };
+        let (from, to) = (&self.socks[from], &self.socks[to]);
+        if !from.fin_arrived {
+            return Some(format!("the other side has not finished (dead: {})", from.dead));
+        }
+        if !from.end_read {
+            return Some("the other side's end has not been read".into());
+        }
+        let missing = from.arrived - to.taken;
+        (missing > 0).then(|| format!("{missing} bytes are missing"))
+    }
+
+    /// A FIN: once, and only after the last byte.
+    pub fn check_fin(&mut self, id: usize) {
+        assert!(!self.socks[id].fin_sent, "socket {id} gets a second FIN");
+        if let Some(why) = self.incomplete(id) {
+            panic!("socket {id} gets a FIN: {why}");
+        }
+        if let Some(number) = self.socks[id].pair {
+            self.pairs[number].half = true;
+            self.pairs[number].timer_set_ns = self.now;
+        }
+    }
+
+    /// A close that looks like a clean end must be one.
+    pub fn check_close(&mut self, id: usize, how: Close) {
+        let number = self.socks[id].pair;
+        let unused = self.is_server(id) && number.is_some_and(|number| !self.pairs[number].relaying);
+        let missing = if how == Close::Clean && !unused { self.incomplete(id) } else { None };
+        if let Some(why) = missing {
+            panic!("socket {id} is closed as if all were well: {why}");
+        }
+        if let (false, Some(number)) = (self.is_server(id), number) {
+            self.pairs[number].over = true;
+        }
+    }
+
+    /// Rejected at the door, or ended as it began: neither ever was watched.
+    pub fn never_watched(&self) -> u64 {
+        let closed = |hold: Hold| !matches!(hold, Hold::Queued | Hold::Open);
+        let clients = self.socks.iter().filter(|sock| matches!(sock.far, Far::Client { .. }));
+        clients.filter(|sock| sock.pair.is_none() && closed(sock.hold)).count() as u64
+    }
+}
+
+// What must be true when nothing happens.
+impl World {
+    /// Clients the shards hold.
+    pub fn live(&self) -> u64 {
+        self.socks.iter().filter(|sock| !matches!(sock.far, Far::Server { .. }) && sock.is_open()).count() as u64
+    }
+
+    /// The workers wait: nobody may have been forgotten.
+    pub fn check_rest(&self) {
+        for (number, pair) in self.pairs.iter().enumerate() {
+            if pair.over {
+                continue;
+            }
+            self.check_timers(number, pair);
+            let sockets = [Some(pair.client), pair.server.filter(|_| pair.relaying)];
+            let mut flights = sockets.into_iter().flatten().flat_map(|id| &self.socks[id].flights);
+            if flights.all(|(lane, key)| self.lanes[*lane].is_silent(*key)) {
+                self.check_flow(number, pair);
+            }
+        }
+    }
+
+    fn check_timers(&self, number: usize, pair: &Pair) {
+        let Some(attempt) = pair.attempts.last() else { return };
+        let terms = self.terms(attempt.target);
+        if !pair.relaying {
+            let late = self.now > attempt.began_ns + terms.connect_ns + TICK_NS;
+            assert!(!late || attempt.cancelled, "session {number} waits for its connect for ever");
+            return;
+        }
+        let limit = if pair.half { terms.half_ns } else { terms.idle_ns };
+        let quiet = self.now - pair.active_ns;
+        assert!(limit == 0 || quiet <= limit + TICK_NS, "session {number} is silent for {quiet} ns and lives on");
+        // While it connects the attempts are what limits it.
+        let end = (pair.opened_ns + terms.lifetime_ns).max(pair.timer_set_ns);
+        let old = terms.lifetime_ns > 0 && self.now > end + TICK_NS;
+        assert!(!old, "session {number} is {} ns old and lives on", self.now - pair.opened_ns);
+    }
+
+    pub fn terms(&self, target: usize) -> &PoolTerms {
+        &self.pools[self.targets[target].pool]
+    }
+
+    /// No event is under way for this session: what could go on must have gone on.
+    fn check_flow(&self, number: usize, pair: &Pair) {
+        let client = &self.socks[pair.client];
+        assert!(!client.dead, "session {number}: the client's reset has been missed");
+        let (Some(server), true) = (pair.server, pair.relaying) else { return };
+        let server = &self.socks[server];
+        for (from, to, way) in [(client, server, "up"), (server, client, "down")] {
+            // Nobody writes to a server that is gone, or failed; its last words are still for the client.
+            if way == "up" && (server.dead || pair.short_of_memory) {
+                continue;
+            }
+            let held = from.read - to.taken;
+            let stuck = if held > 0 {
+                to.is_writable().then_some("is held, and the receiver has room")
+            } else if from.is_readable() {
+                Some("can be read")
+            } else if from.end_read && !to.fin_sent {
+                Some("has ended, and the receiver is not told")
+            } else {
+                None
+            };
+            if let Some(stuck) = stuck {
+                let unread = from.unread();
+                panic!("session {number}, {way}: what {stuck} is forgotten ({held} held, {unread} unread)");
+            }
+        }
+    }
+
+    /// One record at each end, and it tells the truth.
+    pub fn check_record(&mut self, record: &Record) {
+        let client = record.client.expect("the simulated clients have addresses");
+        let found = self.socks.iter().position(|sock| sock.address == client);
+        let id = found.unwrap_or_else(|| panic!("a record of {client}, who never came"));
+        let Some(number) = self.socks[id].pair else {
+            let shutdown = self.stopped && record.ending == Some(Ending::Shutdown);
+            assert!(shutdown, "a record of {client}, who has no session");
+            return;
+        };
+        let Some(ending) = record.ending else {
+            assert!(!self.pairs[number].over, "session {number} is over, and a record says that it goes on");
+            return;
+        };
+        note!(self, "  session {number} ends: {} (errno {})", ending.reason(), record.errno);
+        self.see(ending.reason());
+        let pair = &mut self.pairs[number];
+        assert!(pair.over, "session {number} is recorded as ended and its client is not closed");
+        assert!(!pair.recorded, "session {number} has a second record");
+        pair.recorded = true;
+        let pair = &self.pairs[number];
+        let down = self.socks[pair.client].taken;
+        assert_eq!(record.bytes_out, down, "session {number}: bytes to the client, as recorded");
+        let up = pair.server.map_or(0, |server| self.socks[server].taken);
+        assert_eq!(record.bytes_in, up, "session {number}: bytes to the server, as recorded");
+        if let Some(why) = self.contradiction(pair, ending) {
+            panic!("session {number} ends as {}: {why}", ending.reason());
+        }
+    }
+
+    /// What speaks against a recorded ending.
+    fn contradiction(&self, pair: &Pair, ending: Ending) -> Option<String> {
+        let client = &self.socks[pair.client];
+        let server = pair.server.map(|id| &self.socks[id]);
+        let last = pair.attempts.last();
+        let result = last.and_then(|attempt| attempt.result);
+        let terms = last.map(|attempt| self.terms(attempt.target));
+        let quiet = self.now - pair.active_ns;
+        let clean = matches!(client.hold, Hold::Closing(Close::Clean) | Hold::Released(Close::Clean));
+        let must = |holds: bool, what: &str| (!holds).then(|| what.to_owned());
+        match ending {
+            Ending::Done => must(clean && pair.relaying, "it is not closed cleanly"),
+            _ if clean => Some("it is closed cleanly".into()),
+            Ending::ClientReset => must(client.dead && pair.relaying, "the client lives"),
+            Ending::ServerReset => must(server.is_some_and(|server| server.dead), "the server lives"),
+            Ending::ClientGone => must(client.dead && !pair.relaying, "the client lives, or the server is connected"),
+            Ending::PeerVanished => {
+                let vanished = client.peer.vanished || server.is_some_and(|server| server.peer.vanished);
+                must(vanished, "nobody has vanished")
+            }
+            Ending::ConnectRefused => {
+                must(result == Some(Err(Errno::ECONNREFUSED)), "the last connect was not refused")
+            }
+            Ending::ConnectTimeout => {
+                let timed_out = matches!(result, Some(Err(Errno::ECANCELED | Errno::ETIMEDOUT)));
+                must(timed_out || last.is_some_and(|last| last.cancelled), "the last connect had time left")
+            }
+            Ending::ConnectUnreachable => {
+                must(matches!(result, Some(Err(Errno::ENETUNREACH | Errno::EHOSTUNREACH))), "it was not")
+            }
+            Ending::NoPorts => must(result == Some(Err(Errno::EADDRNOTAVAIL)), "there were ports"),
+            Ending::Resource => {
+                let short = matches!(result, Some(Err(Errno::EMFILE | Errno::ENOBUFS)));
+                must(short || pair.short_of_memory, "nothing was short")
+            }
+            Ending::NoServer | Ending::ServersFull => must(pair.attempts.is_empty(), "a server was tried"),
+            Ending::IdleTimeout => {
+                must(!pair.half && terms.is_some_and(|terms| quiet >= terms.idle_ns), "it was not idle for so long")
+            }
+            Ending::HalfCloseTimeout => {
+                must(pair.half && terms.is_some_and(|terms| quiet >= terms.half_ns), "it was not silent for so long")
+            }
+            Ending::Lifetime => {
+                let age = self.now - pair.opened_ns;
+                must(terms.is_some_and(|terms| age >= terms.lifetime_ns / 10 * 9), "it is too young")
+            }
+            Ending::Shutdown => must(self.stopped, "nobody has stopped the worker"),
+            Ending::Internal => Some("it must never".into()),
+        }
+    }
+}

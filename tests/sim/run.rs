@@ -1,0 +1,333 @@
+//! One run: a world, two workers in it, and a life from the first client to the last letter.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use ringway::dataplane::commons::{Commons, Mail};
+use ringway::dataplane::ending::Refusal;
+use ringway::dataplane::shard::Shard;
+use ringway::kernel::{Event, Kernel, WakeTarget};
+
+use crate::kernel::{SimBell, SimKernel};
+use crate::rng::Rng;
+use crate::scene::Stage;
+use crate::world::{Errand, Trace, World, note};
+
+const WORKERS: usize = 2;
+const MS: u64 = 1_000_000;
+/// More steps than any honest run takes.
+const STEPS_MAX: usize = 400_000;
+/// Turns of a worker from Stop to its end, at most.
+const STOP_TURNS_MAX: usize = 400;
+
+struct Worker {
+    shard: Shard,
+    events: Vec<Event>,
+    /// When it wakes by itself.
+    deadline: Option<u64>,
+    stopping: bool,
+    turns_stopping: usize,
+    gone: bool,
+}
+
+struct Run {
+    world: World,
+    stage: Stage,
+    commons: Arc<Commons>,
+    workers: Vec<Worker>,
+    steps: usize,
+}
+
+/// What a few hundred seeds must have met.
+pub const RARE: [&str; 8] = [
+    "a connection is handed over",
+    "a connection is taken from the queue of a closing door",
+    "a direction stops at its budget",
+    "a session that began before a reload connects to a server the reload removed",
+    "a splice",
+    "a watch lapses",
+    "accept finds a shortage",
+    "no pipe is to be had",
+];
+
+/// What is seen in a run, for the summary.
+pub type Seen = BTreeMap<&'static str, u64>;
+
+/// Runs a seed. Panics at the first thing that should not be.
+pub fn run(seed: u64, trace: &Trace) -> Seen {
+    let mut run = Run::new(seed, trace.clone());
+    run.serve();
+    run.fall_silent();
+    run.stop();
+    run.check_end();
+    run.world.seen
+}
+
+impl Run {
+    fn new(seed: u64, trace: Trace) -> Self {
+        let mut world = World::new(Rng::new(seed), WORKERS, trace);
+        let mut stage = Stage::draw(&mut world);
+        let scene = stage.build(&mut world);
+        let most = if world.rng.chance(200) { world.rng.range(1, 10) as u32 } else { 10_000 };
+        let commons = Arc::new(Commons::new(WORKERS, scene, most));
+        let workers = (0..WORKERS).map(|index| Worker::new(index, &commons, &mut world, seed)).collect();
+        Self { world, stage, commons, workers, steps: 0 }
+    }
+
+    /// Clients come, and everything goes on at once.
+    fn serve(&mut self) {
+        let rng = &mut self.world.rng;
+        let clients = rng.size(40);
+        let span = rng.size(3_000) * MS;
+        let reloads = if rng.chance(500) { 0 } else { rng.range(1, 5) };
+        let standings = if rng.chance(500) { 0 } else { rng.range(1, 8) };
+        let abrupt = rng.chance(200);
+        let end = self.world.now + span;
+        let errands = [(clients, Errand::Client), (reloads, Errand::Reload), (standings, Errand::Standing)];
+        for (count, errand) in errands {
+            for _ in 0..count {
+                let at = self.world.now + self.world.rng.below(span);
+                self.world.schedule(at, errand);
+            }
+        }
+        if abrupt {
+            self.schedule_stop(span);
+        }
+        let after = self.world.rng.size(3_000) * MS;
+        self.advance_to(end + after);
+    }
+
+    /// Stop reaches one worker after the other, perhaps after Drain.
+    fn schedule_stop(&mut self, within: u64) {
+        let drains = self.world.rng.chance(500);
+        let apart = self.world.rng.size(50 * MS);
+        for lane in 0..WORKERS {
+            let at = self.world.now + self.world.rng.below(within);
+            if drains {
+                self.world.schedule(at, Errand::Drain(lane));
+            }
+            let at = self.world.now + within + self.world.rng.below(apart);
+            self.world.schedule(at, Errand::Stop(lane));
+        }
+    }
+
+    /// Nobody says anything any more: timers end what has one.
+    fn fall_silent(&mut self) {
+        self.world.frozen = true;
+        note!(self.world, "all peers fall silent");
+        let longest = self.world.pools.iter().map(|terms| terms.longest_ns()).max().unwrap_or(0);
+        let slack = self.world.faults.latency_ns * 40 + self.world.faults.sluggish_ns * 40 + 100 * MS;
+        self.advance_to(self.world.now + longest + slack);
+        // Who waited long in a queue is young still.
+        let old = self.world.now - longest - slack;
+        for (number, pair) in self.world.pairs.iter().enumerate().filter(|(_, pair)| pair.opened_ns <= old) {
+            let Some(attempt) = pair.attempts.last() else {
+                assert!(pair.over, "session {number} connects to nobody and lives on");
+                continue;
+            };
+            let terms = self.world.terms(attempt.target);
+            let immortal = terms.idle_ns == 0 && terms.lifetime_ns == 0 && pair.relaying && !pair.half;
+            assert!(pair.over || immortal, "session {number} lives on in silence");
+        }
+        self.world.frozen = self.world.rng.chance(500);
+    }
+
+    fn stop(&mut self) {
+        if !self.world.stopped {
+            self.schedule_stop(20 * MS);
+        }
+        while self.workers.iter().any(|worker| !worker.gone) {
+            assert!(self.step(u64::MAX), "a worker that was stopped waits for ever");
+        }
+    }
+
+    fn advance_to(&mut self, end: u64) {
+        while self.step(end) {}
+        self.world.now = self.world.now.max(end);
+    }
+
+    /// One thing happens, or time passes; false when nothing does before `end`.
+    fn step(&mut self, end: u64) -> bool {
+        self.steps += 1;
+        assert!(self.steps < STEPS_MAX, "the run does not come to rest");
+        let now = self.world.now;
+        let mut due: Vec<usize> =
+            (0..WORKERS).filter(|&lane| self.wakes_at(lane).is_some_and(|at| at <= now)).collect();
+        if self.world.next_errand_ns().is_some_and(|at| at <= now) {
+            due.push(WORKERS);
+        }
+        if due.is_empty() {
+            self.world.check_rest();
+            let wakes = (0..WORKERS).filter_map(|lane| self.wakes_at(lane));
+            let next = wakes.chain(self.world.next_errand_ns()).min();
+            let Some(next) = next.filter(|&next| next <= end) else { return false };
+            self.world.now = next;
+            return true;
+        }
+        match self.world.rng.one_of(&due) {
+            WORKERS => self.errand(),
+            lane => self.turn(lane),
+        }
+        self.check_books();
+        true
+    }
+
+    fn wakes_at(&self, lane: usize) -> Option<u64> {
+        let worker = &self.workers[lane];
+        if worker.gone {
+            return None;
+        }
+        worker.deadline.into_iter().chain(self.world.lanes[lane].next_word_ns()).min()
+    }
+
+    fn errand(&mut self) {
+        let Some(errand) = self.world.take_errand() else { return };
+        match errand {
+            Errand::Act(id) => self.world.keep_appointment(id),
+            Errand::Answer(lane, key, outcome) => self.world.answer(lane, key, outcome),
+            Errand::Client => {
+                let open: Vec<usize> = (0..self.world.doors.len()).filter(|&at| self.world.doors[at].open).collect();
+                let door = self.world.rng.one_of(&open);
+                self.world.client_comes(door);
+            }
+            Errand::Reload => {
+                self.stage.change(&mut self.world);
+                let scene = self.stage.build(&mut self.world);
+                note!(self.world, "reload: generation {}", scene.plan.generation);
+                self.commons.scene.store(Arc::new(scene));
+                for lane in 0..WORKERS {
+                    self.post(lane, Mail::NewScene);
+                }
+            }
+            Errand::Standing => self.stage.set_standing(&mut self.world),
+            Errand::Drain(lane) => self.post(lane, Mail::Drain),
+            Errand::Stop(lane) => {
+                self.world.stopped = true;
+                self.workers[lane].stopping = true;
+                self.post(lane, Mail::Stop);
+            }
+        }
+    }
+
+    fn post(&mut self, lane: usize, mail: Mail) {
+        note!(self.world, "mail for worker {lane}: {mail:?}");
+        let posted = self.commons.post(lane, mail, &mut SimBell(&mut self.world));
+        assert!(posted.is_ok(), "a box is full");
+    }
+
+    /// One round of the loop in `dataplane::worker`.
+    fn turn(&mut self, lane: usize) {
+        if self.world.rng.chance(self.world.faults.sluggish) {
+            self.world.now += self.world.rng.below(self.world.faults.sluggish_ns);
+        }
+        note!(self.world, "turn of worker {lane}");
+        let now = self.world.now;
+        let desk = &self.commons.desks[lane];
+        let worker = &mut self.workers[lane];
+        let mut kernel = SimKernel { world: &mut self.world, lane };
+        // The time to wait is over: that is what a turn is.
+        kernel.wait(None, &mut worker.events).expect("the simulated kernel goes on");
+        for event in worker.events.drain(..) {
+            note!(kernel.world, " {event:?}");
+            if let Event::Connected { token, result } = event {
+                kernel.world.connect_told(lane, token, result);
+            }
+            worker.shard.handle(event, now, &mut kernel);
+        }
+        worker.shard.resume(now, &mut kernel);
+        worker.shard.expire(now, &mut kernel);
+        desk.hush();
+        while let Some(mail) = desk.take() {
+            note!(kernel.world, " {}", name(&mail));
+            if matches!(mail, Mail::Connection { .. }) {
+                kernel.world.see("a connection is handed over");
+            }
+            worker.shard.obey(mail, now, &mut kernel);
+        }
+        if worker.shard.is_done() {
+            worker.gone = true;
+            worker.shard.close(now, &mut kernel);
+        }
+        // What wait does first is done by now: nobody comes between the end of a turn and the wait after it.
+        kernel.world.submit(lane);
+        let patience = worker.shard.patience_ns(now);
+        worker.deadline = patience.map(|patience| now + patience);
+        if patience == Some(0) {
+            self.world.see("a direction stops at its budget");
+        }
+        if worker.stopping {
+            worker.turns_stopping += 1;
+            assert!(worker.turns_stopping < STOP_TURNS_MAX, "worker {lane} was stopped and goes on and on");
+        }
+    }
+
+    /// What the books say against what the world sees.
+    fn check_books(&mut self) {
+        for desk in &self.commons.desks {
+            while let Some(record) = desk.records.pop() {
+                self.world.check_record(&record);
+            }
+            while desk.notes.pop().is_some() {}
+        }
+        let live = self.world.live();
+        assert_eq!(u64::from(self.commons.sessions()), live, "sessions on the desks against clients that are open");
+        let (mut accepted, mut opened, mut ended, mut rejected) = (0, 0, 0, 0);
+        for tally in self.stage.ledgers.iter().flatten().flat_map(|ledger| ledger.tally.iter()) {
+            accepted += tally.accepted.read();
+            opened += tally.opened.read();
+            ended += tally.ended.iter().map(|count| count.read()).sum::<u64>();
+            rejected += tally.rejected[Refusal::MaxConnections as usize].read();
+        }
+        assert_eq!(accepted, self.world.accepted, "accepted, as counted");
+        assert_eq!(accepted, live + ended + rejected, "accepted = live + ended + rejected");
+        let begun = self.world.pairs.len() as u64 + self.world.never_watched() - rejected;
+        assert_eq!(opened, begun, "sessions opened");
+        if self.stage.records() {
+            let unrecorded = self.world.pairs.iter().position(|pair| pair.over && !pair.recorded);
+            assert_eq!(unrecorded, None, "a session that is over has no record");
+        }
+        for (index, target) in self.world.targets.iter().enumerate() {
+            let active = target.ledger.as_ref().map_or(0, |ledger| ledger.active.load(Ordering::Relaxed));
+            assert_eq!(active, self.world.open_to(index), "active sessions of server {}", target.name);
+        }
+        let idle = |lane: usize| self.world.pipes.iter().filter(move |pipe| pipe.lane == lane && pipe.open);
+        for lane in (0..WORKERS).filter(|_| live == 0) {
+            assert!(idle(lane).all(|pipe| pipe.from == pipe.to), "a pipe of worker {lane} holds bytes of nobody");
+        }
+    }
+
+    fn check_end(&mut self) {
+        assert_eq!(self.world.live(), 0, "clients that are open when all workers have gone");
+        for (id, sock) in self.world.socks.iter().enumerate() {
+            assert!(!sock.is_open(), "socket {id} is open when all workers have gone");
+            assert!(sock.flights.is_empty(), "socket {id} has requests in flight when all workers have gone");
+        }
+        assert!(self.world.pipes.iter().all(|pipe| !pipe.open), "a pipe is left open");
+        for (lane, desk) in self.commons.desks.iter().enumerate() {
+            assert_eq!(desk.sessions.load(Ordering::Relaxed), 0, "sessions on the desk of worker {lane}");
+            assert_eq!(desk.tally.records_dropped.read(), 0, "records dropped by worker {lane}");
+            assert!(self.world.lanes[lane].flights.is_empty(), "requests of worker {lane} in flight at its end");
+        }
+    }
+}
+
+impl Worker {
+    fn new(index: usize, commons: &Arc<Commons>, world: &mut World, seed: u64) -> Self {
+        commons.desks[index].open(WakeTarget(index as i32));
+        let now = world.now;
+        let mut shard = Shard::new(index, Arc::clone(commons), now, seed);
+        let mut kernel = SimKernel { world, lane: index };
+        shard.adopt(now, &mut kernel);
+        kernel.world.submit(index);
+        Self { shard, events: Vec::new(), deadline: None, stopping: false, turns_stopping: 0, gone: false }
+    }
+}
+
+/// A letter's name: a listener in full is no help.
+fn name(mail: &Mail) -> String {
+    match mail {
+        Mail::Connection { sock, .. } => format!("Connection {sock:?}"),
+        mail => format!("{mail:?}"),
+    }
+}

@@ -1,0 +1,236 @@
+//! Configurations: drawn, written as text, compiled, and changed while they run.
+
+use std::fmt::Write;
+use std::fs::File;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+use ringway::config::ledger::{ListenerLedger, Registry, ServerLedger, Standing};
+use ringway::config::plan::Plan;
+use ringway::dataplane::commons::{Door, Scene};
+
+use crate::rng::Rng;
+use crate::world::{SimDoor, World};
+
+const MS: u64 = 1_000_000;
+
+/// How a pool's sessions are run, for all of a run.
+#[derive(Debug)]
+pub struct PoolTerms {
+    pub connect_ns: u64,
+    pub attempts: u64,
+    /// 0: none.
+    pub idle_ns: u64,
+    pub half_ns: u64,
+    /// 0: none.
+    pub lifetime_ns: u64,
+    pub sources: usize,
+}
+
+impl PoolTerms {
+    fn draw(rng: &mut Rng) -> Self {
+        let ms = |rng: &mut Rng, low: u64, high: u64| (low + rng.size(high - low)) * MS;
+        Self {
+            connect_ns: ms(rng, 1, 400),
+            attempts: rng.range(1, 4),
+            idle_ns: if rng.chance(200) { 0 } else { ms(rng, 10, 5_000) },
+            half_ns: ms(rng, 10, 3_000),
+            lifetime_ns: if rng.chance(700) { 0 } else { ms(rng, 10, 5_000) },
+            sources: rng.below(3) as usize,
+        }
+    }
+
+    /// The longest a quiet session can live; `None`: for ever.
+    pub fn longest_ns(&self) -> u64 {
+        self.connect_ns * self.attempts * (self.sources as u64 + 1) + self.idle_ns.max(self.half_ns) + self.lifetime_ns
+    }
+}
+
+/// A server that some plan names.
+#[derive(Debug)]
+pub struct Target {
+    pub name: String,
+    pub address: SocketAddr,
+    pub pool: usize,
+    pub weight: u64,
+    pub max: u32,
+    pub backup: bool,
+    pub standing: Standing,
+    /// Not in the published plan; connections accepted after this many are not for it.
+    pub removed_at: Option<u64>,
+    pub ledger: Option<Arc<ServerLedger>>,
+}
+
+/// Everything that is published, and was.
+pub struct Stage {
+    registry: Registry,
+    listeners: Vec<SimListener>,
+    access: bool,
+    pub plan: Option<Arc<Plan>>,
+    /// Every listener's ledger, by index; kept, so that counts go on.
+    pub ledgers: Vec<Option<Arc<ListenerLedger>>>,
+    doors: Vec<(Arc<Door>, usize)>,
+}
+
+struct SimListener {
+    pool: usize,
+    present: bool,
+    door: Option<usize>,
+}
+
+impl Stage {
+    /// Draws pools, servers and listeners.
+    pub fn draw(world: &mut World) -> Self {
+        let pools = world.rng.range(1, 2) as usize;
+        for pool in 0..pools {
+            let terms = PoolTerms::draw(&mut world.rng);
+            world.pools.push(terms);
+            for member in 0..world.rng.range(1, 4) {
+                let rng = &mut world.rng;
+                let number = world.targets.len();
+                world.targets.push(Target {
+                    name: format!("s{number}"),
+                    address: SocketAddr::from(([10, 0, 0, number as u8 + 1], 80)),
+                    pool,
+                    weight: if member > 0 && rng.chance(100) { 0 } else { rng.range(1, 3) },
+                    max: if rng.chance(700) { 0 } else { rng.range(1, 4) as u32 },
+                    backup: member > 0 && rng.chance(200),
+                    standing: Standing::Ready,
+                    removed_at: None,
+                    ledger: None,
+                });
+            }
+        }
+        let listeners: Vec<SimListener> = (0..world.rng.range(1, 3))
+            .map(|_| SimListener { pool: world.rng.index(pools), present: true, door: None })
+            .collect();
+        let ledgers = listeners.iter().map(|_| None).collect();
+        let workers = world.lanes.len();
+        let access = !world.rng.chance(100);
+        Self { registry: Registry::new(workers), listeners, access, plan: None, ledgers, doors: Vec::new() }
+    }
+
+    /// Whether sessions are recorded.
+    pub fn records(&self) -> bool {
+        self.access
+    }
+
+    /// Changes the configuration a little.
+    pub fn change(&mut self, world: &mut World) {
+        let accepted = world.accepted;
+        for pool in 0..world.pools.len() {
+            let members: Vec<usize> = (0..world.targets.len()).filter(|&i| world.targets[i].pool == pool).collect();
+            // The first stays: a pool needs a server that is no backup.
+            let keep = members[0];
+            for index in members {
+                let gone = index != keep && world.rng.chance(300);
+                let removed_at = &mut world.targets[index].removed_at;
+                *removed_at = if gone { removed_at.or(Some(accepted)) } else { None };
+            }
+        }
+        let keep = world.rng.index(self.listeners.len());
+        for (index, listener) in self.listeners.iter_mut().enumerate() {
+            listener.present = index == keep || !world.rng.chance(300);
+            if world.rng.chance(200) {
+                listener.pool = world.rng.index(world.pools.len());
+            }
+        }
+    }
+
+    fn text(&self, world: &World) -> String {
+        let mut text = format!("[log]\naccess = {}\n", self.access);
+        for (index, listener) in self.listeners.iter().enumerate().filter(|(_, listener)| listener.present) {
+            let _ = writeln!(text, "[listeners.l{index}]\nbind = '{}'\npool = 'p{}'", bind(index), listener.pool);
+        }
+        for (index, terms) in world.pools.iter().enumerate() {
+            let _ = writeln!(text, "[pools.p{index}]\nservers = [");
+            let members = world.targets.iter().filter(|target| target.pool == index && target.removed_at.is_none());
+            for Target { name, address, weight, max, backup, .. } in members {
+                let max = if *max > 0 { format!(", max_connections = {max}") } else { String::new() };
+                let _ = writeln!(
+                    text,
+                    "{{ name = '{name}', address = '{address}', weight = {weight}, backup = {backup}{max} }},"
+                );
+            }
+            let ms = |ns: u64| ns / MS;
+            let sources: Vec<String> = (0..terms.sources).map(|i| format!("'10.9.0.{}'", i + 1)).collect();
+            let _ = writeln!(
+                text,
+                "]\nconnect_timeout = '{}ms'\nconnect_attempts = {}\nidle_timeout = '{}ms'\nhalf_close_timeout = \
+                 '{}ms'\nmax_lifetime = '{}ms'\nsource = [{}]",
+                ms(terms.connect_ns),
+                terms.attempts,
+                ms(terms.idle_ns),
+                ms(terms.half_ns),
+                ms(terms.lifetime_ns),
+                sources.join(", ")
+            );
+        }
+        text
+    }
+
+    /// Compiles the configuration as it is now, with doors for it: kept ones stay the same.
+    pub fn build(&mut self, world: &mut World) -> Scene {
+        let text = self.text(world);
+        let draft = ringway::config::parse("simulated", &text, &|_| None)
+            .unwrap_or_else(|complaints| panic!("{complaints}\n{text}"));
+        let plan = Arc::new(draft.compile(&mut self.registry, self.plan.as_deref()));
+        for target in &mut world.targets {
+            let servers = plan.pools.iter().flat_map(|pool| &pool.servers);
+            if let Some(server) = servers.into_iter().find(|server| *server.name == *target.name) {
+                server.ledger.set_standing(target.standing);
+                target.ledger = Some(Arc::clone(&server.ledger));
+            }
+        }
+        let mut doors = Vec::new();
+        for (index, listener) in self.listeners.iter_mut().enumerate() {
+            let name = format!("l{index}");
+            let compiled = plan.listeners.iter().find(|listener| *listener.name == *name);
+            let Some(compiled) = compiled else {
+                if let Some(door) = listener.door.take() {
+                    world.doors[door].open = false;
+                }
+                continue;
+            };
+            self.ledgers[index] = Some(Arc::clone(&compiled.ledger));
+            let number = *listener.door.get_or_insert_with(|| {
+                let number = world.doors.len();
+                let door = open_door(number, world, compiled.binds[0].clone());
+                self.doors.push((door, number));
+                number
+            });
+            let (door, _) = self.doors.iter().find(|(_, at)| *at == number).expect("doors are kept");
+            doors.push((Arc::clone(door), Arc::clone(compiled)));
+        }
+        self.plan = Some(Arc::clone(&plan));
+        Scene { plan, doors }
+    }
+
+    /// Changes the standing of a server.
+    pub fn set_standing(&mut self, world: &mut World) {
+        let index = world.rng.index(world.targets.len());
+        let standing = world.rng.one_of(&[Standing::Ready, Standing::Ready, Standing::Drain, Standing::Maint]);
+        let target = &mut world.targets[index];
+        target.standing = standing;
+        if let Some(ledger) = &target.ledger {
+            ledger.set_standing(standing);
+        }
+    }
+}
+
+fn bind(listener: usize) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 8000 + listener as u16))
+}
+
+/// A door needs descriptors, one for each worker; which file they stand for matters to nobody.
+fn open_door(number: usize, world: &mut World, address: ringway::config::plan::Address) -> Arc<Door> {
+    let workers = world.lanes.len();
+    let open = || OwnedFd::from(File::open("/dev/null").expect("it exists everywhere"));
+    let sockets: Vec<OwnedFd> = (0..workers).map(|_| open()).collect();
+    for (lane, socket) in sockets.iter().enumerate() {
+        world.door_of.insert(socket.as_raw_fd(), (number, lane));
+    }
+    world.doors.push(SimDoor { queues: vec![Vec::new(); workers], open: true });
+    Arc::new(Door { id: number as u64 + 1, address, sockets })
+}
