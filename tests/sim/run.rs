@@ -82,17 +82,19 @@ impl Run {
         let span = rng.size(3_000) * MS;
         let reloads = if rng.chance(500) { 0 } else { rng.range(1, 5) };
         let standings = if rng.chance(500) { 0 } else { rng.range(1, 8) };
-        let abrupt = rng.chance(200);
+        let floods = if rng.chance(900) { 0 } else { rng.range(1, 10) };
+        let abrupt = rng.chance(400);
         let end = self.world.now + span;
         let errands = [(clients, Errand::Client), (reloads, Errand::Reload), (standings, Errand::Standing)];
-        for (count, errand) in errands {
+        for (count, errand) in errands.into_iter().chain((0..WORKERS).map(|lane| (floods, Errand::Flood(lane)))) {
             for _ in 0..count {
                 let at = self.world.now + self.world.rng.below(span);
                 self.world.schedule(at, errand);
             }
         }
         if abrupt {
-            self.schedule_stop(span);
+            let soon = self.world.rng.range(span / 2, span);
+            self.schedule_stop(soon);
         }
         let after = self.world.rng.size(3_000) * MS;
         self.advance_to(end + after);
@@ -101,7 +103,7 @@ impl Run {
     /// Stop reaches one worker after the other, perhaps after Drain.
     fn schedule_stop(&mut self, within: u64) {
         let drains = self.world.rng.chance(500);
-        let apart = self.world.rng.size(50 * MS);
+        let apart = self.world.rng.size(500 * MS);
         for lane in 0..WORKERS {
             let at = self.world.now + self.world.rng.below(within);
             if drains {
@@ -201,6 +203,10 @@ impl Run {
                 }
             }
             Errand::Standing => self.stage.set_standing(&mut self.world),
+            Errand::Flood(lane) => {
+                while self.commons.post(lane, Mail::NewScene, &mut SimBell(&mut self.world)).is_ok() {}
+                note!(self.world, "the box of worker {lane} is full");
+            }
             Errand::Drain(lane) => self.post(lane, Mail::Drain),
             Errand::Stop(lane) => {
                 self.world.stopped = true;
@@ -212,8 +218,12 @@ impl Run {
 
     fn post(&mut self, lane: usize, mail: Mail) {
         note!(self.world, "mail for worker {lane}: {mail:?}");
-        let posted = self.commons.post(lane, mail, &mut SimBell(&mut self.world));
-        assert!(posted.is_ok(), "a box is full");
+        let Err(mail) = self.commons.post(lane, mail, &mut SimBell(&mut self.world)) else { return };
+        if !self.workers[lane].gone {
+            self.turn(lane);
+            let posted = self.commons.post(lane, mail, &mut SimBell(&mut self.world));
+            assert!(posted.is_ok(), "worker {lane} has had its turn and its box is full");
+        }
     }
 
     /// One round of the loop in `dataplane::worker`.
