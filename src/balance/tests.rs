@@ -1,3 +1,5 @@
+//! Shares, limits and spares, over tables of pools.
+
 use std::fmt::Write;
 use std::sync::Arc;
 

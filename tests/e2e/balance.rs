@@ -14,14 +14,9 @@ use crate::harness::ringway::{Ringway, Setup, listener, one_pool, pool};
 fn shares(front: SocketAddr, count: usize, threads: usize) -> BTreeMap<String, usize> {
     let answers: Vec<String> = std::thread::scope(|scope| {
         let asking: Vec<_> = (0..threads)
-            .map(|_| {
-                scope.spawn(move || (0..count / threads).map(|_| ask(front)).collect::<Vec<_>>())
-            })
+            .map(|_| scope.spawn(move || (0..count / threads).map(|_| ask(front)).collect::<Vec<_>>()))
             .collect();
-        asking
-            .into_iter()
-            .flat_map(|thread| thread.join().expect("no panic"))
-            .collect()
+        asking.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect()
     });
     let mut shares = BTreeMap::new();
     for answer in answers {
@@ -42,33 +37,18 @@ fn a_thousand_connections_over_two_equal_servers_give_500_each() {
     let ringway = Ringway::start(&ground, &one_pool(front, &[a.address(), b.address()], ""));
 
     let shares = shares(front, 1000, 8);
-    assert_eq!(
-        shares,
-        BTreeMap::from([("a".to_owned(), 500), ("b".to_owned(), 500)])
-    );
-    let accepted = ringway
-        .metrics()
-        .by("ringway_server_connects_total", "server");
-    assert_eq!(
-        accepted.values().copied().collect::<Vec<_>>(),
-        [500.0, 500.0]
-    );
+    assert_eq!(shares, BTreeMap::from([("a".to_owned(), 500), ("b".to_owned(), 500)]));
+    let accepted = ringway.metrics().by("ringway_server_connects_total", "server");
+    assert_eq!(accepted.values().copied().collect::<Vec<_>>(), [500.0, 500.0]);
     ringway.end_well();
 }
 
 #[test]
 fn one_client_sees_servers_in_turn() {
     let ground = Ground::new();
-    let servers = [
-        Server::named(&ground, "a"),
-        Server::named(&ground, "b"),
-        Server::named(&ground, "c"),
-    ];
+    let servers = [Server::named(&ground, "a"), Server::named(&ground, "b"), Server::named(&ground, "c")];
     let front = ground.address();
-    let ringway = Ringway::start(
-        &ground,
-        &one_pool(front, &servers.each_ref().map(Server::address), ""),
-    );
+    let ringway = Ringway::start(&ground, &one_pool(front, &servers.each_ref().map(Server::address), ""));
     let answers: Vec<String> = (0..30).map(|_| ask(front)).collect();
     for turn in answers.windows(4) {
         assert_eq!(turn[0], turn[3], "{answers:?}");
@@ -80,25 +60,14 @@ fn one_client_sees_servers_in_turn() {
 #[test]
 fn weights_share_exactly() {
     let ground = Ground::new();
-    let servers = [
-        Server::named(&ground, "a"),
-        Server::named(&ground, "b"),
-        Server::named(&ground, "c"),
-    ];
+    let servers = [Server::named(&ground, "a"), Server::named(&ground, "b"), Server::named(&ground, "c")];
     let front = ground.address();
     let [a, b, c] = servers.each_ref().map(Server::address);
-    let entries = [
-        entry("a", a, ", weight = 5"),
-        entry("b", b, ", weight = 3"),
-        entry("c", c, ", weight = 0"),
-    ];
+    let entries = [entry("a", a, ", weight = 5"), entry("b", b, ", weight = 3"), entry("c", c, ", weight = 0")];
     let config = listener("front", &front.to_string(), "pool") + &pool("pool", &entries, "");
     let ringway = Ringway::start(&ground, &config);
     let shares = shares(front, 800, 4);
-    assert_eq!(
-        shares,
-        BTreeMap::from([("a".to_owned(), 500), ("b".to_owned(), 300)])
-    );
+    assert_eq!(shares, BTreeMap::from([("a".to_owned(), 500), ("b".to_owned(), 300)]));
     ringway.end_well();
 }
 
@@ -107,48 +76,26 @@ fn a_backup_serves_while_nobody_else_can() {
     let ground = Ground::new();
     let main_address = ground.address();
     let spare = Server::named(&ground, "spare");
-    let main = Server::at(main_address, |mut stream| {
-        drop(std::io::Write::write_all(&mut stream, b"main"))
-    });
+    let main = Server::at(main_address, |mut stream| drop(std::io::Write::write_all(&mut stream, b"main")));
     let front = ground.address();
-    let entries = [
-        entry("main", main_address, ""),
-        entry("spare", spare.address(), ", backup = true"),
-    ];
+    let entries = [entry("main", main_address, ""), entry("spare", spare.address(), ", backup = true")];
     let config = listener("front", &front.to_string(), "pool") + &pool("pool", &entries, "");
     let ringway = Ringway::start(&ground, &config);
 
-    assert_eq!(
-        shares(front, 20, 1),
-        BTreeMap::from([("main".to_owned(), 20)])
-    );
+    assert_eq!(shares(front, 20, 1), BTreeMap::from([("main".to_owned(), 20)]));
     drop(main);
-    assert_eq!(
-        shares(front, 20, 1),
-        BTreeMap::from([("spare".to_owned(), 20)])
-    );
-    let _main = Server::at(main_address, |mut stream| {
-        drop(std::io::Write::write_all(&mut stream, b"main"))
-    });
-    assert_eq!(
-        shares(front, 20, 1),
-        BTreeMap::from([("main".to_owned(), 20)])
-    );
+    assert_eq!(shares(front, 20, 1), BTreeMap::from([("spare".to_owned(), 20)]));
+    let _main = Server::at(main_address, |mut stream| drop(std::io::Write::write_all(&mut stream, b"main")));
+    assert_eq!(shares(front, 20, 1), BTreeMap::from([("main".to_owned(), 20)]));
     ringway.end_well();
 }
 
 #[test]
 fn a_server_takes_no_more_than_its_limit() {
     let ground = Ground::new();
-    let (a, b) = (
-        Server::named_echo(&ground, "a"),
-        Server::named_echo(&ground, "b"),
-    );
+    let (a, b) = (Server::named_echo(&ground, "a"), Server::named_echo(&ground, "b"));
     let front = ground.address();
-    let entries = [
-        entry("a", a.address(), ", max_connections = 3"),
-        entry("b", b.address(), ", max_connections = 5"),
-    ];
+    let entries = [entry("a", a.address(), ", max_connections = 3"), entry("b", b.address(), ", max_connections = 5")];
     let config = listener("front", &front.to_string(), "pool") + &pool("pool", &entries, "");
     let ringway = Ringway::start(&ground, &config);
 
@@ -179,28 +126,15 @@ fn the_next_server_when_one_refuses() {
     let gone = ground.address();
     let alive = Server::named(&ground, "alive");
     let front = ground.address();
-    let ringway = Ringway::start(
-        &ground,
-        &one_pool(front, &[gone, alive.address()], "connect_attempts = 2"),
-    );
+    let ringway = Ringway::start(&ground, &one_pool(front, &[gone, alive.address()], "connect_attempts = 2"));
 
-    assert_eq!(
-        shares(front, 100, 4),
-        BTreeMap::from([("alive".to_owned(), 100)])
-    );
+    assert_eq!(shares(front, 100, 4), BTreeMap::from([("alive".to_owned(), 100)]));
     let metrics = ringway.metrics();
-    let refused = metrics.sum(
-        "ringway_server_connects_total",
-        &[("server", "s0"), ("result", "refused")],
-    );
+    let refused = metrics.sum("ringway_server_connects_total", &[("server", "s0"), ("result", "refused")]);
     assert!(refused >= 1.0, "{refused}");
     assert_eq!(metrics.sum("ringway_retries_total", &[]), refused);
     assert_eq!(
-        ringway
-            .records()
-            .iter()
-            .map(|record| record["attempts"].as_u64().unwrap_or(0) - 1)
-            .sum::<u64>() as f64,
+        ringway.records().iter().map(|record| record["attempts"].as_u64().unwrap_or(0) - 1).sum::<u64>() as f64,
         refused
     );
     ringway.end_well();
@@ -211,10 +145,7 @@ fn one_attempt_is_one_attempt() {
     let ground = Ground::new();
     let (gone, alive) = (ground.address(), Server::named(&ground, "alive"));
     let front = ground.address();
-    let ringway = Ringway::start(
-        &ground,
-        &one_pool(front, &[gone, alive.address()], "connect_attempts = 1"),
-    );
+    let ringway = Ringway::start(&ground, &one_pool(front, &[gone, alive.address()], "connect_attempts = 1"));
     let answers = shares(front, 20, 1);
     assert_eq!(answers.get("alive"), Some(&10), "{answers:?}");
     assert_eq!(ringway.ended("connect_refused"), 10.0);
@@ -228,29 +159,13 @@ fn the_next_server_when_one_does_not_answer() {
     let hole = BlackHole::new(&ground);
     let alive = Server::named(&ground, "alive");
     let front = ground.address();
-    let ringway = Ringway::start(
-        &ground,
-        &one_pool(
-            front,
-            &[hole.address(), alive.address()],
-            "connect_timeout = \"200ms\"",
-        ),
-    );
+    let ringway =
+        Ringway::start(&ground, &one_pool(front, &[hole.address(), alive.address()], "connect_timeout = \"200ms\""));
 
     let began = Instant::now();
-    assert_eq!(
-        shares(front, 4, 1),
-        BTreeMap::from([("alive".to_owned(), 4)])
-    );
-    assert!(
-        began.elapsed() < Duration::from_secs(10),
-        "{:?}",
-        began.elapsed()
-    );
-    let timeouts = ringway.metric(
-        "ringway_server_connects_total",
-        &[("server", "s0"), ("result", "timeout")],
-    );
+    assert_eq!(shares(front, 4, 1), BTreeMap::from([("alive".to_owned(), 4)]));
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    let timeouts = ringway.metric("ringway_server_connects_total", &[("server", "s0"), ("result", "timeout")]);
     assert_eq!(timeouts, 2.0);
     ringway.end_well();
 }
@@ -263,11 +178,7 @@ fn nobody_answers_and_everybody_is_told() {
     let hole = BlackHole::new(&ground);
     let config = one_pool(front, &[ground.address(), ground.address()], "")
         + &listener("other", &other.to_string(), "hole")
-        + &pool(
-            "hole",
-            &[entry("hole", hole.address(), "")],
-            "connect_timeout = \"150ms\"",
-        );
+        + &pool("hole", &[entry("hole", hole.address(), "")], "connect_timeout = \"150ms\"");
     let ringway = Ringway::start(&ground, &config);
 
     let mut client = connect(front);
@@ -287,10 +198,7 @@ fn quiet_sessions_spread_over_the_workers() {
     let ground = Ground::new();
     let server = Server::echo(&ground);
     let front = ground.address();
-    let ringway =
-        Setup::on(&ground)
-            .global("workers = 2")
-            .start(&one_pool(front, &[server.address()], ""));
+    let ringway = Setup::on(&ground).global("workers = 2").start(&one_pool(front, &[server.address()], ""));
     let mut held = Vec::new();
     for _ in 0..300 {
         let mut stream = connect(front);
@@ -300,28 +208,21 @@ fn quiet_sessions_spread_over_the_workers() {
     let by_worker = ringway.metrics().by("ringway_worker_sessions", "worker");
     assert_eq!(by_worker.values().sum::<f64>(), 300.0, "{by_worker:?}");
     assert_eq!(by_worker.len(), 2);
-    assert!(
-        by_worker.values().all(|&sessions| sessions >= 100.0),
-        "{by_worker:?}"
-    );
+    assert!(by_worker.values().all(|&sessions| sessions >= 100.0), "{by_worker:?}");
     drop(held);
     ringway.end_well();
 }
 
 /// Leaves 16 ports to connect from.
 fn few_ports() {
-    std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "50000 50015")
-        .expect("root, own network");
+    std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "50000 50015").expect("root, own network");
 }
 
 /// A client whose own port is not one of the few.
 fn connect_from(port: u16, to: SocketAddr) -> TcpStream {
-    let socket =
-        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     socket.set_reuse_address(true).expect("a socket");
-    socket
-        .bind(&SocketAddr::from(([127, 0, 0, 1], port)).into())
-        .expect("a free port");
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], port)).into()).expect("a free port");
     socket.connect(&to.into()).expect("a listener");
     let stream = TcpStream::from(socket);
     crate::harness::peers::patient(&stream);
@@ -330,9 +231,7 @@ fn connect_from(port: u16, to: SocketAddr) -> TcpStream {
 
 /// Opens up to `count` sessions, each with a byte echoed; how many work, and all that were opened.
 fn echoing(front: SocketAddr, count: u16, first_port: u16) -> (usize, Vec<TcpStream>) {
-    let mut streams: Vec<TcpStream> = (0..count)
-        .map(|n| connect_from(first_port + n, front))
-        .collect();
+    let mut streams: Vec<TcpStream> = (0..count).map(|n| connect_from(first_port + n, front)).collect();
     let works = streams
         .iter_mut()
         .map(|stream| {

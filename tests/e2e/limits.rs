@@ -34,19 +34,12 @@ fn descriptors_run_out_and_come_back() {
     limit(fds_of(pid) + 40);
 
     let mut clients = open(front, 100);
-    ringway.await_metric(
-        "ringway_listener_rejected_total",
-        &[("reason", "accept_failed")],
-        |count| count >= 1.0,
-    );
+    ringway.await_metric("ringway_listener_rejected_total", &[("reason", "accept_failed")], |count| count >= 1.0);
     let (told, spent) = (ringway.log_lines(), cpu_of(pid));
     let length = Duration::from_secs(3);
     watch_for(length, || ringway.must_live());
     let spent = cpu_of(pid) - spent;
-    assert!(
-        spent < length / 4,
-        "{spent:?} of CPU time in {length:?} while nothing can be done"
-    );
+    assert!(spent < length / 4, "{spent:?} of CPU time in {length:?} while nothing can be done");
     let told = ringway.log_lines() - told;
     assert!(told <= 40, "{told} lines of log in {length:?}");
     // Those that were accepted work.
@@ -71,9 +64,8 @@ fn no_more_sessions_than_allowed() {
     let ground = Ground::new();
     let server = Server::echo(&ground);
     let front = ground.address();
-    let ringway = Setup::on(&ground)
-        .global("workers = 2\nmax_connections = 10")
-        .start(&one_pool(front, &[server.address()], ""));
+    let ringway =
+        Setup::on(&ground).global("workers = 2\nmax_connections = 10").start(&one_pool(front, &[server.address()], ""));
     let mut held = open(front, 10);
     for client in &mut held {
         exchange(client, b"x").expect("within the limit");
@@ -82,11 +74,7 @@ fn no_more_sessions_than_allowed() {
         let mut more = connect(front);
         assert!(exchange(&mut more, b"x").is_err(), "an eleventh session");
     }
-    ringway.await_metric(
-        "ringway_listener_rejected_total",
-        &[("reason", "max_connections")],
-        |count| count == 5.0,
-    );
+    ringway.await_metric("ringway_listener_rejected_total", &[("reason", "max_connections")], |count| count == 5.0);
     for client in &mut held {
         exchange(client, b"x").expect("the ten are not touched");
     }
@@ -123,10 +111,7 @@ fn a_slow_reader_stops_its_writer_and_nothing_else() {
         + &crate::harness::ringway::listener("other", &other.to_string(), "other")
         + &crate::harness::ringway::pool(
             "other",
-            &[format!(
-                "{{ name = \"e\", address = \"{}\" }}",
-                server.address()
-            )],
+            &[format!("{{ name = \"e\", address = \"{}\" }}", server.address())],
             "",
         );
     let mut ringway = Ringway::start(&ground, &config);
@@ -138,12 +123,7 @@ fn a_slow_reader_stops_its_writer_and_nothing_else() {
     for reader in &mut readers {
         reader.read_exact(&mut [0; 4096]).expect("a first bite");
     }
-    let moved = || {
-        ringway.metric(
-            "ringway_bytes_total",
-            &[("listener", "front"), ("direction", "out")],
-        )
-    };
+    let moved = || ringway.metric("ringway_bytes_total", &[("listener", "front"), ("direction", "out")]);
     let mut last = -1.0;
     await_that("the writers to be stopped", || {
         std::thread::sleep(Duration::from_millis(200));
@@ -159,21 +139,12 @@ fn a_slow_reader_stops_its_writer_and_nothing_else() {
     });
     let (spent, length) = (cpu_of(pid) - spent, began.elapsed());
     assert!(spent < length / 2, "{spent:?} of CPU time in {length:?}");
-    assert_eq!(
-        moved(),
-        stopped_at,
-        "nothing moves towards readers that do not read"
-    );
+    assert_eq!(moved(), stopped_at, "nothing moves towards readers that do not read");
     let grown = status_of(pid, "VmRSS").saturating_sub(rss_before);
-    assert!(
-        grown < 30 * 64 + 8 * 1024,
-        "{grown} KiB more for 30 sessions"
-    );
+    assert!(grown < 30 * 64 + 8 * 1024, "{grown} KiB more for 30 sessions");
 
     // One wakes up and gets what it is owed.
-    readers[0]
-        .read_exact(&mut vec![0; 8 << 20])
-        .expect("more of the stream");
+    readers[0].read_exact(&mut vec![0; 8 << 20]).expect("more of the stream");
     ringway.must_live();
     drop(readers);
     ringway.end_well();
@@ -190,29 +161,17 @@ fn silence_ends_a_session() {
         let _ = tell.send(stream.read(&mut first).map_err(|error| error.kind()));
     });
     let front = ground.address();
-    let ringway = Ringway::start(
-        &ground,
-        &one_pool(front, &[server.address()], "idle_timeout = \"1s\""),
-    );
+    let ringway = Ringway::start(&ground, &one_pool(front, &[server.address()], "idle_timeout = \"1s\""));
     let mut client = connect(front);
     let began = Instant::now();
     exchange(&mut client, b"x").expect("an echo");
     let mut rest = Vec::new();
     let _ = client.read_to_end(&mut rest);
-    assert!(
-        began.elapsed() >= Duration::from_millis(900),
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
     let record = ringway.record("idle_timeout");
     assert_eq!(record["code"], "cD");
-    let seen = told
-        .recv_timeout(PATIENCE)
-        .expect("the server was told too");
-    assert!(
-        matches!(seen, Ok(0) | Err(ErrorKind::ConnectionReset)),
-        "{seen:?}"
-    );
+    let seen = told.recv_timeout(PATIENCE).expect("the server was told too");
+    assert!(matches!(seen, Ok(0) | Err(ErrorKind::ConnectionReset)), "{seen:?}");
     ringway.end_well();
 }
 
@@ -228,10 +187,7 @@ fn activity_in_one_direction_keeps_a_session() {
         }
     });
     let front = ground.address();
-    let ringway = Ringway::start(
-        &ground,
-        &one_pool(front, &[server.address()], "idle_timeout = \"1s\""),
-    );
+    let ringway = Ringway::start(&ground, &one_pool(front, &[server.address()], "idle_timeout = \"1s\""));
     let mut client = connect(front);
     let mut dots = String::new();
     client.read_to_string(&mut dots).expect("a clean end");
@@ -264,25 +220,15 @@ fn a_life_has_an_end() {
     let ground = Ground::new();
     let server = Server::echo(&ground);
     let front = ground.address();
-    let ringway = Ringway::start(
-        &ground,
-        &one_pool(front, &[server.address()], "max_lifetime = \"2s\""),
-    );
+    let ringway = Ringway::start(&ground, &one_pool(front, &[server.address()], "max_lifetime = \"2s\""));
     let mut client = connect(front);
     let began = Instant::now();
     // Busy all the time: it is not idleness that ends it.
     while exchange(&mut client, b"x").is_ok() {
-        assert!(
-            began.elapsed() < Duration::from_secs(15),
-            "the session outlived its lifetime"
-        );
+        assert!(began.elapsed() < Duration::from_secs(15), "the session outlived its lifetime");
         std::thread::sleep(Duration::from_millis(10));
     }
-    assert!(
-        began.elapsed() >= Duration::from_millis(1700),
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() >= Duration::from_millis(1700), "{:?}", began.elapsed());
     assert_eq!(ringway.record("lifetime")["code"], "LD");
     ringway.end_well();
 }
@@ -292,16 +238,11 @@ fn clients_that_leave_before_a_server_is_there() {
     let ground = Ground::new();
     let hole = crate::harness::peers::BlackHole::new(&ground);
     let front = ground.address();
-    let ringway = Ringway::start(
-        &ground,
-        &one_pool(front, &[hole.address()], "connect_timeout = \"5s\""),
-    );
+    let ringway = Ringway::start(&ground, &one_pool(front, &[hole.address()], "connect_timeout = \"5s\""));
     for _ in 0..20 {
         crate::harness::peers::reset(connect(front));
     }
-    await_that("twenty endings", || {
-        ringway.ended("client_gone") + ringway.ended("connect_timeout") == 20.0
-    });
+    await_that("twenty endings", || ringway.ended("client_gone") + ringway.ended("connect_timeout") == 20.0);
     ringway.end_well();
 }
 
@@ -337,10 +278,7 @@ fn churn_leaves_nothing_behind() {
     churn(1500);
     ringway.settles();
     let grown = status_of(ringway.pid(), "VmRSS").saturating_sub(rss);
-    assert!(
-        grown < 6 * 1024,
-        "{grown} KiB more after 6000 further connections"
-    );
+    assert!(grown < 6 * 1024, "{grown} KiB more after 6000 further connections");
     ringway.end_well();
 }
 
@@ -365,10 +303,7 @@ fn an_engine_that_is_refused_says_how_to_get_it() {
         .start_in_vain(&config);
     assert_eq!(status.code(), Some(69), "{said}");
     assert!(said.contains("io_uring"), "{said}");
-    assert!(
-        said.contains("seccomp") || said.contains("io_uring_disabled"),
-        "a remedy: {said}"
-    );
+    assert!(said.contains("seccomp") || said.contains("io_uring_disabled"), "a remedy: {said}");
 }
 
 #[test]

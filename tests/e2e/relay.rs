@@ -58,12 +58,7 @@ fn read_noise(stream: &mut TcpStream, bytes: u64) -> io::Result<u64> {
 
 /// Sends and reads at the same time, half-closes after sending, and expects the peer's end after reading. Hashes of what
 /// was sent and of what came.
-fn both_ways(
-    mut stream: TcpStream,
-    seed: u64,
-    bytes_out: u64,
-    bytes_in: u64,
-) -> io::Result<(u64, u64)> {
+fn both_ways(mut stream: TcpStream, seed: u64, bytes_out: u64, bytes_in: u64) -> io::Result<(u64, u64)> {
     patient(&stream);
     let mut out = stream.try_clone()?;
     std::thread::scope(|scope| {
@@ -107,30 +102,15 @@ fn many_sessions_of_odd_sizes_at_once() {
     let server = Server::echo(&ground);
     let front = ground.address();
     let ringway = Ringway::start(&ground, &one_pool(front, &[server.address()], ""));
-    let sizes = [
-        0,
-        1,
-        2,
-        1447,
-        16_383,
-        16_384,
-        16_385,
-        65_537,
-        262_145,
-        3 * MIB + 7,
-    ];
+    let sizes = [0, 1, 2, 1447, 16_383, 16_384, 16_385, 65_537, 262_145, 3 * MIB + 7];
     std::thread::scope(|scope| {
         for n in 0..40 {
             scope.spawn(move || {
                 let stream = connect(front);
                 if n % 3 == 0 {
                     // The smallest buffers the kernel gives: every write of ringway's is a part of one.
-                    SockRef::from(&stream)
-                        .set_recv_buffer_size(1)
-                        .expect("a socket");
-                    SockRef::from(&stream)
-                        .set_send_buffer_size(1)
-                        .expect("a socket");
+                    SockRef::from(&stream).set_recv_buffer_size(1).expect("a socket");
+                    SockRef::from(&stream).set_send_buffer_size(1).expect("a socket");
                 }
                 let bytes = sizes[n % sizes.len()];
                 let (sent, came) = both_ways(stream, n as u64, bytes, bytes).expect("an echo");
@@ -186,10 +166,7 @@ fn the_server_may_finish_first() {
     assert_eq!(said, b"that is all");
     let sent = send_noise(&mut client, 9, 8 * MIB).expect("sent after the server's end");
     drop(client);
-    assert_eq!(
-        told.recv().expect("the server").expect("its side"),
-        (sent, 0)
-    );
+    assert_eq!(told.recv().expect("the server").expect("its side"), (sent, 0));
     assert_eq!(ringway.record("done")["bytes_in"], 8 * MIB);
     ringway.end_well();
 }
@@ -246,12 +223,7 @@ fn a_reset_in_the_middle_of_bulk_is_no_clean_end() {
         let mut client = connect(front);
         let mut got = Vec::new();
         let end = client.read_to_end(&mut got).map_err(|error| error.kind());
-        assert_eq!(
-            end,
-            Err(ErrorKind::ConnectionReset),
-            "after {} bytes",
-            got.len()
-        );
+        assert_eq!(end, Err(ErrorKind::ConnectionReset), "after {} bytes", got.len());
     }
     await_that("ten resets", || ringway.ended("server_reset") == 10.0);
     ringway.end_well();
@@ -279,19 +251,9 @@ fn ipv6_and_unix_sockets_on_both_sides() {
     let config = format!(
         "[listeners.six]\nbind = [\"{front_v4}\", \"{front_v6}\", \"{}\"]\npool = \"six\"\n\n",
         unix(&front_unix)
-    ) + &pool(
-        "six",
-        &[format!("{{ name = \"six\", address = \"{server_v6}\" }}")],
-        "",
-    ) + &listener("local", &ground.address().to_string(), "local")
-        + &pool(
-            "local",
-            &[format!(
-                "{{ name = \"u\", address = \"{}\" }}",
-                unix(&server_unix)
-            )],
-            "",
-        );
+    ) + &pool("six", &[format!("{{ name = \"six\", address = \"{server_v6}\" }}")], "")
+        + &listener("local", &ground.address().to_string(), "local")
+        + &pool("local", &[format!("{{ name = \"u\", address = \"{}\" }}", unix(&server_unix))], "");
     let local = config
         .split("[listeners.local]\nbind = \"")
         .nth(1)
@@ -309,26 +271,14 @@ fn ipv6_and_unix_sockets_on_both_sides() {
     assert_eq!(all(connect(front_v6)), "six");
     assert_eq!(all(connect(local)), "unix");
     let mut client = UnixStream::connect(&front_unix).expect("a unix listener");
-    client
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .expect("a socket");
+    client.set_read_timeout(Some(Duration::from_secs(10))).expect("a socket");
     let mut said = String::new();
     client.read_to_string(&mut said).expect("the whole answer");
     assert_eq!(said, "six");
 
     await_that("four records", || ringway.records().len() == 4);
-    let clients: Vec<String> = ringway
-        .records()
-        .iter()
-        .map(|record| record["client"].to_string())
-        .collect();
-    assert!(
-        clients.iter().any(|client| client.contains("[::1]:")),
-        "{clients:?}"
-    );
+    let clients: Vec<String> = ringway.records().iter().map(|record| record["client"].to_string()).collect();
+    assert!(clients.iter().any(|client| client.contains("[::1]:")), "{clients:?}");
     ringway.end_well();
-    assert!(
-        !front_unix.exists(),
-        "the socket file of a listener goes with the daemon"
-    );
+    assert!(!front_unix.exists(), "the socket file of a listener goes with the daemon");
 }

@@ -29,11 +29,7 @@ fn fifty_sessions_survive_twenty_reloads() {
     let mut clients: Vec<TcpStream> = (0..50).map(|_| connect(front)).collect();
     for round in 0..20 {
         // Every second plan differs.
-        let lines = if round % 2 == 0 {
-            "connect_attempts = 2"
-        } else {
-            ""
-        };
+        let lines = if round % 2 == 0 { "connect_attempts = 2" } else { "" };
         ringway.reload_with(&one_pool(front, &[a.address(), b.address()], lines));
         for client in &mut clients {
             exchange(client, b"still here").expect("the session lives on");
@@ -61,18 +57,9 @@ fn the_rotation_and_the_counters_go_on() {
         }
         *shares.entry(ask(front)).or_default() += 1;
     }
-    assert_eq!(
-        shares,
-        BTreeMap::from([("a".to_owned(), 50), ("b".to_owned(), 50)])
-    );
-    assert_eq!(
-        ringway.metric("ringway_listener_accepted_total", &[("listener", "front")]),
-        100.0
-    );
-    assert_eq!(
-        ringway.metric("ringway_server_connects_total", &[("server", "s0")]),
-        50.0
-    );
+    assert_eq!(shares, BTreeMap::from([("a".to_owned(), 50), ("b".to_owned(), 50)]));
+    assert_eq!(ringway.metric("ringway_listener_accepted_total", &[("listener", "front")]), 100.0);
+    assert_eq!(ringway.metric("ringway_server_connects_total", &[("server", "s0")]), 50.0);
     ringway.end_well();
 }
 
@@ -122,10 +109,7 @@ fn servers_come_go_and_move() {
     let [a, b, c, d] = names.each_ref().map(Server::address);
     let front = ground.address();
     let config = |servers: &[(&str, SocketAddr)]| {
-        let entries: Vec<String> = servers
-            .iter()
-            .map(|(name, address)| entry(name, *address))
-            .collect();
+        let entries: Vec<String> = servers.iter().map(|(name, address)| entry(name, *address)).collect();
         listener("front", &front.to_string(), "pool") + &pool("pool", &entries, "")
     };
     let ringway = Ringway::start(&ground, &config(&[("a", a), ("b", b)]));
@@ -151,10 +135,7 @@ fn servers_come_go_and_move() {
 
     // The same name at another address is another server.
     ringway.reload_with(&config(&[(left, left_address), ("c", d)]));
-    assert_eq!(
-        four().into_iter().collect::<String>(),
-        format!("{left}{left}dd")
-    );
+    assert_eq!(four().into_iter().collect::<String>(), format!("{left}{left}dd"));
     drop(kept);
     ringway.end_well();
 }
@@ -171,22 +152,14 @@ fn a_bad_file_changes_nothing_and_says_why() {
 
     let bad = [
         ("[listeners.front", "syntax"),
-        (
-            "[listeners.front]\nbind = \"127.0.0.1:1\"\npool = \"nowhere\"\n",
-            "nowhere",
-        ),
+        ("[listeners.front]\nbind = \"127.0.0.1:1\"\npool = \"nowhere\"\n", "nowhere"),
         ("[listeners.front]\nbnd = \"127.0.0.1:1\"\n", "bind"),
         ("", "listener"),
     ];
     for (n, (text, expected)) in bad.iter().enumerate() {
         ringway.write_config(text);
         let output = ringway.reload();
-        assert_eq!(
-            output.status.code(),
-            Some(3),
-            "{text:?}: {}",
-            all_of(&output)
-        );
+        assert_eq!(output.status.code(), Some(3), "{text:?}: {}", all_of(&output));
         let said = all_of(&output);
         assert!(said.contains("ringway.toml"), "where: {said}");
         if n > 0 {
@@ -200,11 +173,7 @@ fn a_bad_file_changes_nothing_and_says_why() {
     // The same by signal: it can only be seen in the log.
     let told = ringway.events().len();
     ringway.signal(Signal::SIGHUP);
-    await_that("a line in the log", || {
-        ringway.events()[told..]
-            .iter()
-            .any(|line| line.contains("error"))
-    });
+    await_that("a line in the log", || ringway.events()[told..].iter().any(|line| line.contains("error")));
     assert_eq!(ask(front), "a");
 
     // And the next good one is taken.
@@ -223,10 +192,9 @@ fn a_bind_that_fails_changes_nothing_and_says_why() {
     let ringway = Ringway::start(&ground, &one_pool(front, &[a.address()], ""));
 
     // One address is free, one is not, and the pool would change: all or nothing.
-    let config = format!(
-        "[listeners.front]\nbind = [\"{front}\", \"{free}\", \"{}\"]\npool = \"pool\"\n\n",
-        taken.address()
-    ) + &pool("pool", &[entry("b", b.address())], "");
+    let config =
+        format!("[listeners.front]\nbind = [\"{front}\", \"{free}\", \"{}\"]\npool = \"pool\"\n\n", taken.address())
+            + &pool("pool", &[entry("b", b.address())], "");
     ringway.write_config(&config);
     let output = ringway.reload();
     let said = all_of(&output);
@@ -234,10 +202,7 @@ fn a_bind_that_fails_changes_nothing_and_says_why() {
     assert!(said.contains(&taken.address().to_string()), "{said}");
     assert_eq!(ask(front), "a");
     assert!(!is_listening(free));
-    assert_eq!(
-        ringway.metric("ringway_config_last_reload_successful", &[]),
-        0.0
-    );
+    assert_eq!(ringway.metric("ringway_config_last_reload_successful", &[]), 0.0);
     assert_eq!(generation(&ringway), 1.0);
 
     // When the address is free again, the same file is good.
@@ -257,14 +222,10 @@ fn what_is_fixed_for_life_is_refused_not_ignored() {
     let config = one_pool(front, &[server.address()], "");
     let ringway = Ringway::start(&ground, &config);
     let text = std::fs::read_to_string(ringway.config()).expect("our own file");
-    std::fs::write(ringway.config(), text.replace("workers = 2", "workers = 1"))
-        .expect("own directory");
+    std::fs::write(ringway.config(), text.replace("workers = 2", "workers = 1")).expect("own directory");
     let output = ringway.reload();
     let said = all_of(&output);
-    assert!(
-        said.contains("workers"),
-        "a change that cannot be made is told: {said}"
-    );
+    assert!(said.contains("workers"), "a change that cannot be made is told: {said}");
     assert_eq!(ask(front), "a");
     ringway.reload_with(&config);
     ringway.end_well();
@@ -320,10 +281,7 @@ fn connections_under_reloads_all_succeed() {
             .collect();
         for config in configs.iter().cycle() {
             ringway.reload_with(config);
-            if clients
-                .iter()
-                .all(std::thread::ScopedJoinHandle::is_finished)
-            {
+            if clients.iter().all(std::thread::ScopedJoinHandle::is_finished) {
                 break;
             }
         }
@@ -341,43 +299,25 @@ fn root_is_dropped_and_low_ports_still_open() {
         let servers = pool("pool", &[entry("s", server.address())], "");
         let one = listener("one", &low(81).to_string(), "pool");
         let two = listener("two", &low(82).to_string(), "pool");
-        std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "1024")
-            .expect("root, own network");
+        std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "1024").expect("root, own network");
         let ringway = Setup::on(&ground)
             .global("workers = 2\nuser = \"nobody\"\ngroup = \"nogroup\"")
             .start(&(one.clone() + &servers));
         assert_eq!(ask(low(81)), "a");
 
-        let nobody = nix::unistd::User::from_name("nobody")
-            .expect("a user database")
-            .expect("nobody");
+        let nobody = nix::unistd::User::from_name("nobody").expect("a user database").expect("nobody");
         let uids = status_words(ringway.pid(), "Uid");
-        assert_eq!(
-            uids,
-            vec![nobody.uid.to_string(); 4],
-            "real, effective, saved, file system"
-        );
-        assert_eq!(
-            status_words(ringway.pid(), "Groups").len(),
-            0,
-            "no group of root's is left"
-        );
+        assert_eq!(uids, vec![nobody.uid.to_string(); 4], "real, effective, saved, file system");
+        assert_eq!(status_words(ringway.pid(), "Groups").len(), 0, "no group of root's is left");
         let bind_service = 1_u64 << 10;
         for set in ["CapEff", "CapPrm"] {
-            let held =
-                u64::from_str_radix(&status_words(ringway.pid(), set)[0], 16).expect("hexadecimal");
+            let held = u64::from_str_radix(&status_words(ringway.pid(), set)[0], 16).expect("hexadecimal");
             assert_eq!(held, bind_service, "{set}");
         }
         // The same of every thread.
-        for task in std::fs::read_dir(format!("/proc/{}/task", ringway.pid()))
-            .expect("alive")
-            .flatten()
-        {
+        for task in std::fs::read_dir(format!("/proc/{}/task", ringway.pid())).expect("alive").flatten() {
             let status = std::fs::read_to_string(task.path().join("status")).expect("alive");
-            let uid = status
-                .lines()
-                .find(|line| line.starts_with("Uid:"))
-                .expect("a user");
+            let uid = status.lines().find(|line| line.starts_with("Uid:")).expect("a user");
             assert!(uid.contains(&nobody.uid.to_string()), "{uid}");
         }
 

@@ -59,14 +59,8 @@ fn a_record_tells_the_whole_story_in_json() {
     assert_eq!(record["attempts"], 1);
     assert_eq!(record["code"], Ending::Done.code());
     assert_eq!(record["errno"], 0);
-    assert!(
-        record["local_port"].as_u64().is_some_and(|port| port > 0),
-        "{record}"
-    );
-    assert!(
-        record["connect_us"].is_u64() && record["first_byte_us"].is_u64(),
-        "{record}"
-    );
+    assert!(record["local_port"].as_u64().is_some_and(|port| port > 0), "{record}");
+    assert!(record["connect_us"].is_u64() && record["first_byte_us"].is_u64(), "{record}");
     ringway.end_well();
 }
 
@@ -75,26 +69,13 @@ fn a_record_tells_the_whole_story_in_logfmt() {
     let ground = Ground::new();
     let server = Server::named(&ground, "a");
     let front = ground.address();
-    let ringway = Setup::on(&ground)
-        .log("format = \"logfmt\"")
-        .start(&one_pool(front, &[server.address()], ""));
+    let ringway = Setup::on(&ground).log("format = \"logfmt\"").start(&one_pool(front, &[server.address()], ""));
     assert_eq!(ask(front), "a");
-    let line = await_some("a record", || {
-        lines_of(ringway.log())
-            .into_iter()
-            .find(|line| line.contains("reason=done"))
-    });
+    let line = await_some("a record", || lines_of(ringway.log()).into_iter().find(|line| line.contains("reason=done")));
     for field in FIELDS {
-        assert!(
-            line.split(' ')
-                .any(|pair| pair.starts_with(&format!("{field}="))),
-            "{field}: {line}"
-        );
+        assert!(line.split(' ').any(|pair| pair.starts_with(&format!("{field}="))), "{field}: {line}");
     }
-    assert!(
-        line.contains("listener=front") && line.contains("bytes_out=1 "),
-        "{line}"
-    );
+    assert!(line.contains("listener=front") && line.contains("bytes_out=1 "), "{line}");
 }
 
 #[test]
@@ -102,10 +83,7 @@ fn access_records_can_be_left_out() {
     let ground = Ground::new();
     let server = Server::named(&ground, "a");
     let front = ground.address();
-    let ringway =
-        Setup::on(&ground)
-            .log("access = false")
-            .start(&one_pool(front, &[server.address()], ""));
+    let ringway = Setup::on(&ground).log("access = false").start(&one_pool(front, &[server.address()], ""));
     assert_eq!(ask(front), "a");
     await_that("the session to be counted", || ringway.ended("done") == 1.0);
     assert!(ringway.records().is_empty());
@@ -151,28 +129,14 @@ fn metrics_name_all_that_is_promised() {
     }
     for ending in Ending::ALL {
         let labels = [("listener", "front"), ("reason", ending.reason())];
-        assert!(
-            metrics.has("ringway_sessions_ended_total", &labels),
-            "{labels:?}"
-        );
+        assert!(metrics.has("ringway_sessions_ended_total", &labels), "{labels:?}");
     }
-    assert_eq!(
-        metrics.sum("ringway_connect_seconds_count", &[("pool", "pool")]),
-        1.0
-    );
-    assert_eq!(
-        metrics.sum("ringway_server_state", &[("server", "s0")]),
-        1.0,
-        "one state at a time"
-    );
+    assert_eq!(metrics.sum("ringway_connect_seconds_count", &[("pool", "pool")]), 1.0);
+    assert_eq!(metrics.sum("ringway_server_state", &[("server", "s0")]), 1.0, "one state at a time");
     // Neither here nor anywhere: who the clients are.
     assert!(!metrics.text().contains("client=\""), "{}", metrics.text());
     // What the format asks for (prometheus.io, exposition formats).
-    assert!(
-        metrics.text().contains("# TYPE ringway_sessions gauge"),
-        "{}",
-        metrics.text()
-    );
+    assert!(metrics.text().contains("# TYPE ringway_sessions gauge"), "{}", metrics.text());
     ringway.end_well();
 }
 
@@ -184,18 +148,11 @@ fn bytes_are_counted_while_a_session_runs() {
     let ringway = Ringway::start(&ground, &one_pool(front, &[server.address()], ""));
     let mut client = connect(front);
     exchange(&mut client, &[1; 1000]).expect("an echo");
-    ringway.await_metric("ringway_bytes_total", &[("direction", "in")], |bytes| {
-        bytes == 1000.0
-    });
-    ringway.await_metric("ringway_bytes_total", &[("direction", "out")], |bytes| {
-        bytes == 1000.0
-    });
+    ringway.await_metric("ringway_bytes_total", &[("direction", "in")], |bytes| bytes == 1000.0);
+    ringway.await_metric("ringway_bytes_total", &[("direction", "out")], |bytes| bytes == 1000.0);
     ringway.await_metric("ringway_server_bytes_total", &[], |bytes| bytes == 2000.0);
     assert_eq!(ringway.sessions(), 1.0);
-    assert_eq!(
-        ringway.metric("ringway_server_sessions", &[("server", "s0")]),
-        1.0
-    );
+    assert_eq!(ringway.metric("ringway_server_sessions", &[("server", "s0")]), 1.0);
     drop(client);
     ringway.end_well();
 }
@@ -203,10 +160,7 @@ fn bytes_are_counted_while_a_session_runs() {
 #[test]
 fn status_shows_pools_and_servers() {
     let ground = Ground::new();
-    let (a, b) = (
-        Server::named_echo(&ground, "a"),
-        Server::named(&ground, "b"),
-    );
+    let (a, b) = (Server::named_echo(&ground, "a"), Server::named(&ground, "b"));
     let front = ground.address();
     let ringway = Ringway::start(&ground, &one_pool(front, &[a.address(), b.address()], ""));
     let mut client = connect(front);
@@ -221,10 +175,7 @@ fn status_shows_pools_and_servers() {
     assert!(output.status.success(), "{}", all_of(&output));
     let json: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let text = json.to_string();
-    assert!(
-        text.contains("\"s0\"") && text.contains("\"front\""),
-        "{text}"
-    );
+    assert!(text.contains("\"s0\"") && text.contains("\"front\""), "{text}");
     drop(client);
     ringway.end_well();
 }
@@ -234,16 +185,11 @@ fn status_without_a_daemon_is_one_clear_line() {
     let ground = Ground::new();
     let config = ground.file("ringway.toml");
     let socket = ground.file("nobody.sock");
-    let text = format!("[admin]\nsocket = \"{}\"\n", socket.display())
-        + &one_pool(ground.address(), &[ground.address()], "");
+    let text =
+        format!("[admin]\nsocket = \"{}\"\n", socket.display()) + &one_pool(ground.address(), &[ground.address()], "");
     fs::write(&config, text).expect("own directory");
     for verb in [["status"].as_slice(), &["reload", "--wait"]] {
-        let output = Command::new(BINARY)
-            .args(verb)
-            .arg("-c")
-            .arg(&config)
-            .output()
-            .expect("the binary under test");
+        let output = Command::new(BINARY).args(verb).arg("-c").arg(&config).output().expect("the binary under test");
         let said = all_of(&output);
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains(&socket.display().to_string()), "{said}");
@@ -256,22 +202,11 @@ fn check_judges_a_file_without_touching_anything() {
     let ground = Ground::new();
     let file = ground.file("some.toml");
     let check = |flags: &[&str]| {
-        Command::new(BINARY)
-            .arg("check")
-            .arg("-c")
-            .arg(&file)
-            .args(flags)
-            .output()
-            .expect("the binary under test")
+        Command::new(BINARY).arg("check").arg("-c").arg(&file).args(flags).output().expect("the binary under test")
     };
 
     let output = check(&[]);
-    assert_eq!(
-        output.status.code(),
-        Some(78),
-        "a file that is not there: {}",
-        all_of(&output)
-    );
+    assert_eq!(output.status.code(), Some(78), "a file that is not there: {}", all_of(&output));
 
     fs::write(&file, one_pool(ground.address(), &[ground.address()], "")).expect("own directory");
     let output = check(&[]);
@@ -279,36 +214,21 @@ fn check_judges_a_file_without_touching_anything() {
     let output = check(&["--print"]);
     let said = all_of(&output);
     assert!(output.status.success(), "{said}");
-    assert!(
-        said.contains("idle_timeout") && said.contains("drain_timeout"),
-        "with the defaults: {said}"
-    );
+    assert!(said.contains("idle_timeout") && said.contains("drain_timeout"), "with the defaults: {said}");
 
-    fs::write(
-        &file,
-        "[listeners.front]\nbnid = \"127.0.0.1:80\"\npool = \"web\"\n[pools.web]\nservers = []\n",
-    )
-    .expect("own directory");
+    fs::write(&file, "[listeners.front]\nbnid = \"127.0.0.1:80\"\npool = \"web\"\n[pools.web]\nservers = []\n")
+        .expect("own directory");
     let output = check(&[]);
     let said = all_of(&output);
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(said.contains("some.toml:2:1"), "line and column: {said}");
-    assert!(
-        said.contains("did you mean") && said.contains("bind"),
-        "{said}"
-    );
-    assert!(
-        said.contains("some.toml:5"),
-        "every complaint, not the first: {said}"
-    );
+    assert!(said.contains("did you mean") && said.contains("bind"), "{said}");
+    assert!(said.contains("some.toml:5"), "every complaint, not the first: {said}");
 }
 
 #[test]
 fn doctor_speaks_of_engine_and_limits() {
-    let output = Command::new(BINARY)
-        .arg("doctor")
-        .output()
-        .expect("the binary under test");
+    let output = Command::new(BINARY).arg("doctor").output().expect("the binary under test");
     let said = all_of(&output);
     assert!(matches!(output.status.code(), Some(0 | 1)), "{said}");
     for word in ["kernel", "io_uring", "pipe"] {
@@ -319,16 +239,8 @@ fn doctor_speaks_of_engine_and_limits() {
 #[test]
 fn a_wrong_command_line_is_exit_2() {
     for words in [["no-such-verb"].as_slice(), &["run", "--no-such-flag"], &[]] {
-        let output = Command::new(BINARY)
-            .args(words)
-            .output()
-            .expect("the binary under test");
-        assert_eq!(
-            output.status.code(),
-            Some(2),
-            "{words:?}: {}",
-            all_of(&output)
-        );
+        let output = Command::new(BINARY).args(words).output().expect("the binary under test");
+        assert_eq!(output.status.code(), Some(2), "{words:?}: {}", all_of(&output));
     }
 }
 

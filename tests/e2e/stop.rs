@@ -67,17 +67,15 @@ fn sessions_that_do_not_finish_are_ended_after_the_timeout() {
     let ground = Ground::new();
     let server = Server::echo(&ground);
     let front = ground.address();
-    let mut ringway = Setup::on(&ground)
-        .global("workers = 2\ndrain_timeout = \"1s\"")
-        .start(&one_pool(front, &[server.address()], ""));
+    let mut ringway = Setup::on(&ground).global("workers = 2\ndrain_timeout = \"1s\"").start(&one_pool(
+        front,
+        &[server.address()],
+        "",
+    ));
     let mut client = connect(front);
     exchange(&mut client, b"x").expect("an echo");
     ringway.signal(Signal::SIGTERM);
-    assert_eq!(
-        end_of(&mut client),
-        Err(ErrorKind::ConnectionReset),
-        "a cut is no clean end"
-    );
+    assert_eq!(end_of(&mut client), Err(ErrorKind::ConnectionReset), "a cut is no clean end");
     let status = ringway.wait();
     assert!(status.success(), "{status}");
     assert_eq!(ringway.record("shutdown")["code"], "KD");
@@ -88,9 +86,11 @@ fn a_second_term_stops_now() {
     let ground = Ground::new();
     let server = Server::echo(&ground);
     let front = ground.address();
-    let mut ringway = Setup::on(&ground)
-        .global("workers = 2\ndrain_timeout = \"10m\"")
-        .start(&one_pool(front, &[server.address()], ""));
+    let mut ringway = Setup::on(&ground).global("workers = 2\ndrain_timeout = \"10m\"").start(&one_pool(
+        front,
+        &[server.address()],
+        "",
+    ));
     let mut client = connect(front);
     exchange(&mut client, b"x").expect("an echo");
     ringway.signal(Signal::SIGTERM);
@@ -126,10 +126,7 @@ fn usr1_opens_the_log_anew() {
     let old = ground.file("rotated.log");
     let records = |file: &Path| {
         let lines = lines_of(file);
-        lines
-            .iter()
-            .filter(|line| line.contains("\"reason\":\"done\""))
-            .count()
+        lines.iter().filter(|line| line.contains("\"reason\":\"done\"")).count()
     };
 
     assert_eq!(ask(front), "a");
@@ -147,8 +144,7 @@ fn usr1_opens_the_log_anew() {
 fn an_address_in_use_is_said_at_start() {
     let ground = Ground::new();
     let taken = Server::echo(&ground);
-    let (status, said) =
-        Setup::on(&ground).start_in_vain(&one_pool(taken.address(), &[ground.address()], ""));
+    let (status, said) = Setup::on(&ground).start_in_vain(&one_pool(taken.address(), &[ground.address()], ""));
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(said.contains(&taken.address().to_string()), "{said}");
     assert!(said.to_lowercase().contains("in use"), "{said}");
@@ -161,8 +157,7 @@ fn a_second_daemon_on_the_same_files_is_refused() {
     let front = ground.address();
     let ringway = Ringway::start(&ground, &one_pool(front, &[server.address()], ""));
     // SO_REUSEPORT would let a second daemon take half of the connections: it has to notice by itself.
-    let (status, said) =
-        Setup::on(&ground).start_in_vain(&one_pool(front, &[ground.address()], ""));
+    let (status, said) = Setup::on(&ground).start_in_vain(&one_pool(front, &[ground.address()], ""));
     assert_ne!(status.code(), Some(0), "{said}");
     for _ in 0..20 {
         assert_eq!(ask(front), "first");

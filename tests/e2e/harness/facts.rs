@@ -43,15 +43,8 @@ pub fn http_get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    let status = answer
-        .split(' ')
-        .nth(1)
-        .and_then(|status| status.parse().ok())
-        .unwrap_or(0);
-    let body = answer
-        .split_once("\r\n\r\n")
-        .map_or("", |(_, body)| body)
-        .to_owned();
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body).to_owned();
     Ok((status, body))
 }
 
@@ -83,10 +76,7 @@ impl Metrics {
                 (name.to_owned(), labels, value.parse().expect("a number"))
             })
             .collect();
-        Self {
-            series,
-            text: text.to_owned(),
-        }
+        Self { series, text: text.to_owned() }
     }
 
     /// Sum of all series of `name` that carry these labels; 0 when there is none.
@@ -119,10 +109,7 @@ impl Metrics {
         self.series
             .iter()
             .filter(move |(found, labels, _)| {
-                found == name
-                    && wanted
-                        .iter()
-                        .all(|(key, value)| labels.get(*key).is_some_and(|held| held == value))
+                found == name && wanted.iter().all(|(key, value)| labels.get(*key).is_some_and(|held| held == value))
             })
             .map(|(_, _, value)| *value)
     }
@@ -130,10 +117,7 @@ impl Metrics {
 
 /// Lines of a file so far that are whole; none when it is not there yet.
 pub fn lines_of(file: &Path) -> Vec<String> {
-    let text = fs::read(file).map_or_else(
-        |_| String::new(),
-        |bytes| String::from_utf8_lossy(&bytes).into_owned(),
-    );
+    let text = fs::read(file).map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned());
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     whole.lines().map(str::to_owned).collect()
 }
@@ -179,11 +163,7 @@ pub fn is_listening(address: SocketAddr) -> bool {
     let SocketAddr::V4(v4) = address else {
         panic!("{address} is not IPv4");
     };
-    let local = format!(
-        "{:08X}:{:04X}",
-        u32::from_ne_bytes(v4.ip().octets()),
-        v4.port()
-    );
+    let local = format!("{:08X}:{:04X}", u32::from_ne_bytes(v4.ip().octets()), v4.port());
     const LISTEN: &str = "0A";
     fs::read_to_string("/proc/thread-self/net/tcp")
         .expect("a table of sockets")

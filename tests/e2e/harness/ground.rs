@@ -26,8 +26,7 @@ impl Ground {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let pid = std::process::id();
         let place = TempDir::with_prefix("ringway-e2e-").expect("a directory below TMPDIR");
-        std::fs::set_permissions(place.path(), PermissionsExt::from_mode(0o777))
-            .expect("own directory");
+        std::fs::set_permissions(place.path(), PermissionsExt::from_mode(0o777)).expect("own directory");
         let byte = |value: u32| u8::try_from(value % 250 + 1).expect("below 251");
         Self {
             place,
@@ -76,28 +75,21 @@ pub fn in_own_network<T: Send>(body: impl FnOnce() -> T + Send) -> T {
 
 /// Fails, rather than skips, a test that cannot run as anybody else.
 pub fn need_root() {
-    assert!(
-        nix::unistd::geteuid().is_root(),
-        "this test needs root: sudo ./scripts/test e2e"
-    );
+    assert!(nix::unistd::geteuid().is_root(), "this test needs root: sudo ./scripts/test e2e");
 }
 
 /// Fails a test whose tool is not installed.
 pub fn need(tool: &str) {
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
     assert!(
-        path.split(':')
-            .any(|dir| Path::new(dir).join(tool).exists())
-            || Path::new(tool).exists(),
+        path.split(':').any(|dir| Path::new(dir).join(tool).exists()) || Path::new(tool).exists(),
         "{tool} is missing: run scripts/setup"
     );
 }
 
 /// Runs a command to its end; its output is the message when it fails.
 pub fn command_succeeds(command: &mut Command) -> String {
-    let output = command
-        .output()
-        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
         output.status.success(),

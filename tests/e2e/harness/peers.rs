@@ -33,8 +33,7 @@ impl Server {
 
     /// The same at a given address.
     pub fn at(address: SocketAddr, script: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
-        let listener =
-            TcpListener::bind(address).unwrap_or_else(|error| panic!("{address}: {error}"));
+        let listener = TcpListener::bind(address).unwrap_or_else(|error| panic!("{address}: {error}"));
         let closing = Arc::new(AtomicBool::new(false));
         let script = Arc::new(script);
         let accepting = std::thread::spawn({
@@ -51,11 +50,7 @@ impl Server {
                 }
             }
         });
-        Self {
-            address,
-            closing,
-            accepting: Some(accepting),
-        }
+        Self { address, closing, accepting: Some(accepting) }
     }
 
     /// Gives back what it gets.
@@ -65,9 +60,7 @@ impl Server {
 
     /// Says its name to whoever connects, and hangs up.
     pub fn named(ground: &Ground, name: &'static str) -> Self {
-        Self::new(ground, move |mut stream| {
-            drop(stream.write_all(name.as_bytes()))
-        })
+        Self::new(ground, move |mut stream| drop(stream.write_all(name.as_bytes())))
     }
 
     /// Says its name to whoever connects, then echoes.
@@ -113,8 +106,7 @@ pub fn patient(stream: &TcpStream) {
 
 /// A connection that does not wait for ever.
 pub fn connect(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect_timeout(&address, PATIENCE)
-        .unwrap_or_else(|error| panic!("{address}: {error}"));
+    let stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap_or_else(|error| panic!("{address}: {error}"));
     stream.set_nodelay(true).expect("a socket");
     patient(&stream);
     stream
@@ -145,9 +137,7 @@ pub fn read_exactly(stream: &mut TcpStream, count: usize) -> io::Result<Vec<u8>>
 
 /// Closes with an RST.
 pub fn reset(stream: TcpStream) {
-    SockRef::from(&stream)
-        .set_linger(Some(Duration::ZERO))
-        .expect("a socket");
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("a socket");
     drop(stream);
 }
 
@@ -172,10 +162,7 @@ impl BlackHole {
     /// Fills the queue of a fresh listening socket.
     pub fn new(ground: &Ground) -> Self {
         let address = ground.address();
-        let socket = || {
-            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)
-                .expect("a socket")
-        };
+        let socket = || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
         let listener = socket();
         listener.bind(&address.into()).expect("a free address");
         listener.listen(0).expect("a queue of one");
@@ -188,14 +175,8 @@ impl BlackHole {
                 filler
             })
             .collect();
-        await_that("a full queue", || {
-            TcpStream::connect_timeout(&address, Duration::from_millis(150)).is_err()
-        });
-        Self {
-            address,
-            _listener: listener,
-            _waiting: waiting,
-        }
+        await_that("a full queue", || TcpStream::connect_timeout(&address, Duration::from_millis(150)).is_err());
+        Self { address, _listener: listener, _waiting: waiting }
     }
 
     /// Where nobody answers.
@@ -222,11 +203,7 @@ impl Nginx {
         fs::write(root.join("big"), vec![b'x'; 1 << 20]).expect("own directory");
         let config = dir.join("nginx.conf");
         let (dir_text, root) = (dir.display(), root.display());
-        let user = if nix::unistd::geteuid().is_root() {
-            "user root;"
-        } else {
-            ""
-        };
+        let user = if nix::unistd::geteuid().is_root() { "user root;" } else { "" };
         fs::write(
             &config,
             format!(
@@ -238,12 +215,7 @@ impl Nginx {
         )
         .expect("own directory");
         let mut command = Command::new("nginx");
-        command
-            .arg("-p")
-            .arg(&dir)
-            .arg("-c")
-            .arg(&config)
-            .args(["-e", "stderr"]);
+        command.arg("-p").arg(&dir).arg("-c").arg(&config).args(["-e", "stderr"]);
         let mut process = Process::start(name, &mut command, &dir.join("output"));
         await_that("nginx to serve", || {
             process.must_live();
@@ -294,16 +266,8 @@ impl MariaDb {
         let socket = dir.join("sock");
         let mut command = Command::new("mariadbd");
         command
-            .args([
-                "--no-defaults",
-                "--user=mysql",
-                "--skip-name-resolve",
-                "--max-connections=300",
-            ])
-            .args([
-                "--innodb-buffer-pool-size=32M",
-                "--innodb-flush-log-at-trx-commit=0",
-            ])
+            .args(["--no-defaults", "--user=mysql", "--skip-name-resolve", "--max-connections=300"])
+            .args(["--innodb-buffer-pool-size=32M", "--innodb-flush-log-at-trx-commit=0"])
             .arg(format!("--datadir={}", data.display()))
             .arg(format!("--socket={}", socket.display()))
             .arg(format!("--pid-file={}", dir.join("pid").display()))
@@ -312,20 +276,11 @@ impl MariaDb {
         let mut process = Process::start(name, &mut command, &dir.join("output"));
         await_that("MariaDB to answer", || {
             process.must_live();
-            client(&socket, "SELECT 1")
-                .output()
-                .is_ok_and(|output| output.status.success())
+            client(&socket, "SELECT 1").output().is_ok_and(|output| output.status.success())
         });
-        let made = Self {
-            process,
-            address,
-            socket,
-        };
+        let made = Self { process, address, socket };
         let mut sql = "CREATE DATABASE shop; CREATE USER app@'%' IDENTIFIED BY 'app'; ".to_owned();
-        let _ = write!(
-            sql,
-            "GRANT ALL ON shop.* TO app@'%'; CREATE TABLE shop.who (name TEXT); "
-        );
+        let _ = write!(sql, "GRANT ALL ON shop.* TO app@'%'; CREATE TABLE shop.who (name TEXT); ");
         let _ = write!(sql, "INSERT INTO shop.who VALUES ('{name}')");
         command_succeeds(&mut client(&made.socket, &sql));
         made
@@ -338,9 +293,7 @@ impl MariaDb {
 
     /// Runs SQL as its administrator; the answer without headings.
     pub fn sql(&self, sql: &str) -> String {
-        command_succeeds(&mut client(&self.socket, sql))
-            .trim()
-            .to_owned()
+        command_succeeds(&mut client(&self.socket, sql)).trim().to_owned()
     }
 }
 
@@ -356,12 +309,7 @@ impl Drop for MariaDb {
 fn client(socket: &Path, sql: &str) -> Command {
     let mut command = Command::new("mariadb");
     command
-        .args([
-            "--no-defaults",
-            "--user=root",
-            "--batch",
-            "--skip-column-names",
-        ])
+        .args(["--no-defaults", "--user=root", "--batch", "--skip-column-names"])
         .arg(format!("--socket={}", socket.display()))
         .args(["-e", sql]);
     command

@@ -21,16 +21,9 @@ pub struct Process {
 impl Process {
     /// Starts it. It is killed when it is dropped, and by the kernel when the thread that started it ends.
     pub fn start(name: &str, command: &mut Command, output: &Path) -> Self {
-        let out = File::options()
-            .create(true)
-            .append(true)
-            .open(output)
-            .expect("a file for the output");
+        let out = File::options().create(true).append(true).open(output).expect("a file for the output");
         command
-            .env(
-                "PATH",
-                std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin",
-            )
+            .env("PATH", std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin")
             .stdin(Stdio::null())
             .stdout(out.try_clone().expect("a second handle"))
             .stderr(out);
@@ -38,14 +31,9 @@ impl Process {
         unsafe {
             command.pre_exec(|| set_pdeathsig(Signal::SIGKILL).map_err(Into::into));
         }
-        let child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("{name} does not start ({error}): run scripts/setup"));
-        Self {
-            child,
-            output: output.to_owned(),
-            name: name.to_owned(),
-        }
+        let child =
+            command.spawn().unwrap_or_else(|error| panic!("{name} does not start ({error}): run scripts/setup"));
+        Self { child, output: output.to_owned(), name: name.to_owned() }
     }
 
     /// Its process id.
@@ -56,8 +44,7 @@ impl Process {
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).expect("a process id");
-        kill(Pid::from_raw(pid), signal)
-            .unwrap_or_else(|error| panic!("{}: {signal}: {error}", self.name));
+        kill(Pid::from_raw(pid), signal).unwrap_or_else(|error| panic!("{}: {signal}: {error}", self.name));
     }
 
     /// How it ended, if it has.
@@ -74,11 +61,7 @@ impl Process {
     /// Fails with its output if it has ended.
     pub fn must_live(&mut self) {
         if let Some(status) = self.ended() {
-            panic!(
-                "{} ended ({status}):\n{}",
-                self.name,
-                self.said().join("\n")
-            );
+            panic!("{} ended ({status}):\n{}", self.name, self.said().join("\n"));
         }
     }
 

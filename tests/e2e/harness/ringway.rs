@@ -37,12 +37,7 @@ pub struct Setup<'a> {
 impl<'a> Setup<'a> {
     /// Two workers, JSON log to a file, metrics.
     pub fn on(ground: &'a Ground) -> Self {
-        Self {
-            ground,
-            global: "workers = 2".to_owned(),
-            log_extra: String::new(),
-            wrapper: Vec::new(),
-        }
+        Self { ground, global: "workers = 2".to_owned(), log_extra: String::new(), wrapper: Vec::new() }
     }
 
     /// Other lines for `[global]`.
@@ -102,18 +97,10 @@ impl<'a> Setup<'a> {
                 socket: ground.file(&format!("admin{n}.sock")),
             };
         }
-        let Files {
-            config,
-            log,
-            socket,
-        } = ringway_config;
+        let Files { config, log, socket } = ringway_config;
         let text = prelude(&self.global, &log, &self.log_extra, &socket, admin) + rest_of_config;
         fs::write(&config, text).expect("own directory");
-        let mut command = self
-            .wrapper
-            .iter()
-            .map(String::as_str)
-            .chain([BINARY, "run", "-c"]);
+        let mut command = self.wrapper.iter().map(String::as_str).chain([BINARY, "run", "-c"]);
         let mut start = Command::new(command.next().expect("not empty"));
         start.args(command).arg(&config);
         let output = config.with_extension("out");
@@ -161,10 +148,7 @@ pub fn listener(name: &str, bind: &str, pool: &str) -> String {
 
 /// A pool's section; each server as an inline table.
 pub fn pool(name: &str, servers: &[String], lines: &str) -> String {
-    format!(
-        "[pools.{name}]\nservers = [\n  {}\n]\n{lines}\n\n",
-        servers.join(",\n  ")
-    )
+    format!("[pools.{name}]\nservers = [\n  {}\n]\n{lines}\n\n", servers.join(",\n  "))
 }
 
 impl Ringway {
@@ -205,8 +189,7 @@ impl Ringway {
 
     /// A page of the admin server.
     pub fn page(&self, path: &str) -> (u16, String) {
-        http_get(self.admin, path)
-            .unwrap_or_else(|error| panic!("http://{}{path}: {error}", self.admin))
+        http_get(self.admin, path).unwrap_or_else(|error| panic!("http://{}{path}: {error}", self.admin))
     }
 
     /// The metrics now.
@@ -245,9 +228,7 @@ impl Ringway {
     pub fn records(&self) -> Vec<Value> {
         lines_of(&self.log)
             .iter()
-            .map(|line| {
-                serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"))
-            })
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}")))
             .filter(|record: &Value| record.get("session").is_some())
             .collect()
     }
@@ -269,11 +250,7 @@ impl Ringway {
     /// Waits for the access record of the only session that ended for this reason.
     pub fn record(&self, reason: &str) -> Value {
         let what = format!("an access record with reason {reason}");
-        await_some(&what, || {
-            self.records()
-                .into_iter()
-                .find(|record| record["reason"] == reason)
-        })
+        await_some(&what, || self.records().into_iter().find(|record| record["reason"] == reason))
     }
 
     /// Puts another configuration in place; nothing happens yet.
@@ -286,13 +263,7 @@ impl Ringway {
                 .replace("ringway", "admin")
                 .replace(".toml", ".sock"),
         );
-        let text = prelude(
-            &self.global,
-            &self.log,
-            &self.log_extra,
-            &socket,
-            self.admin,
-        ) + rest_of_config;
+        let text = prelude(&self.global, &self.log, &self.log_extra, &socket, self.admin) + rest_of_config;
         // As an editor or a deployment does it: the daemon never sees half a file.
         let fresh = self.config.with_extension("new");
         fs::write(&fresh, text).expect("own directory");
@@ -313,12 +284,7 @@ impl Ringway {
 
     /// Runs a verb of the command line against this daemon.
     pub fn verb(&self, words: &[&str]) -> Output {
-        Command::new(BINARY)
-            .args(words)
-            .arg("-c")
-            .arg(&self.config)
-            .output()
-            .expect("the binary under test")
+        Command::new(BINARY).args(words).arg("-c").arg(&self.config).output().expect("the binary under test")
     }
 
     /// What must hold once all is quiet: no session, everything accounted for, no descriptor lost.
@@ -331,21 +297,14 @@ impl Ringway {
             last = (
                 metrics.sum("ringway_listener_accepted_total", &[]),
                 metrics.sum("ringway_sessions_ended_total", &[]),
-                metrics.sum(
-                    "ringway_listener_rejected_total",
-                    &[("reason", "max_connections")],
-                ),
+                metrics.sum("ringway_listener_rejected_total", &[("reason", "max_connections")]),
             );
             last.0 == last.1 + last.2
         });
         for worker in self.metrics().by("ringway_worker_sessions", "worker") {
             assert_eq!(worker.1, 0.0, "sessions of worker {}", worker.0);
         }
-        assert_eq!(
-            self.metric("ringway_server_sessions", &[]),
-            0.0,
-            "sessions of servers"
-        );
+        assert_eq!(self.metric("ringway_server_sessions", &[]), 0.0, "sessions of servers");
         // Empty pipes that are kept for the next session are no loss, but they are two descriptors each.
         let mut now = 0;
         let what = format!("descriptors to be back at {}", self.fds_before);
@@ -364,10 +323,7 @@ impl Ringway {
         self.settles();
         self.signal(Signal::SIGTERM);
         let status = self.wait();
-        assert!(
-            status.success(),
-            "{status} after SIGTERM with no session open"
-        );
+        assert!(status.success(), "{status} after SIGTERM with no session open");
     }
 }
 
@@ -376,21 +332,12 @@ impl Drop for Ringway {
         if std::thread::panicking() {
             let lines = lines_of(&self.log);
             let last = lines.len().saturating_sub(40);
-            eprintln!(
-                "--- last of {}:\n{}",
-                self.log.display(),
-                lines[last..].join("\n")
-            );
+            eprintln!("--- last of {}:\n{}", self.log.display(), lines[last..].join("\n"));
         }
     }
 }
 
 /// Standard output and error of a finished command.
 pub fn all_of(output: &Output) -> String {
-    format!(
-        "{}\n{}{}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
+    format!("{}\n{}{}", output.status, String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
