@@ -40,7 +40,8 @@ struct Run {
 }
 
 /// What a few hundred seeds must have met.
-pub const RARE: [&str; 8] = [
+pub const RARE: [&str; 9] = [
+    "a box is full",
     "a connection is handed over",
     "a connection is taken from the queue of a closing door",
     "a direction stops at its budget",
@@ -82,11 +83,10 @@ impl Run {
         let span = rng.size(3_000) * MS;
         let reloads = if rng.chance(500) { 0 } else { rng.range(1, 5) };
         let standings = if rng.chance(500) { 0 } else { rng.range(1, 8) };
-        let floods = if rng.chance(900) { 0 } else { rng.range(1, 10) };
         let abrupt = rng.chance(400);
         let end = self.world.now + span;
         let errands = [(clients, Errand::Client), (reloads, Errand::Reload), (standings, Errand::Standing)];
-        for (count, errand) in errands.into_iter().chain((0..WORKERS).map(|lane| (floods, Errand::Flood(lane)))) {
+        for (count, errand) in errands {
             for _ in 0..count {
                 let at = self.world.now + self.world.rng.below(span);
                 self.world.schedule(at, errand);
@@ -108,6 +108,9 @@ impl Run {
             let at = self.world.now + self.world.rng.below(within);
             if drains {
                 self.world.schedule(at, Errand::Drain(lane));
+                if self.world.rng.chance(500) {
+                    self.world.schedule(at, Errand::Reload);
+                }
             }
             let at = self.world.now + within + self.world.rng.below(apart);
             self.world.schedule(at, Errand::Stop(lane));
@@ -203,10 +206,6 @@ impl Run {
                 }
             }
             Errand::Standing => self.stage.set_standing(&mut self.world),
-            Errand::Flood(lane) => {
-                while self.commons.post(lane, Mail::NewScene, &mut SimBell(&mut self.world)).is_ok() {}
-                note!(self.world, "the box of worker {lane} is full");
-            }
             Errand::Drain(lane) => self.post(lane, Mail::Drain),
             Errand::Stop(lane) => {
                 self.world.stopped = true;
@@ -238,6 +237,10 @@ impl Run {
         let mut kernel = SimKernel { world: &mut self.world, lane };
         // The time to wait is over: that is what a turn is.
         kernel.wait(None, &mut worker.events).expect("the simulated kernel goes on");
+        let accepts = worker.events.iter().any(|event| matches!(event, Event::Accepted { .. }));
+        if accepts && kernel.world.rng.chance(kernel.world.faults.full_box) {
+            fill_boxes(&self.commons, lane, &mut kernel);
+        }
         for event in worker.events.drain(..) {
             note!(kernel.world, " {event:?}");
             if let Event::Connected { token, result } = event {
@@ -331,6 +334,15 @@ impl Worker {
         shard.adopt(now, &mut kernel);
         kernel.world.submit(index);
         Self { shard, events: Vec::new(), deadline: None, stopping: false, turns_stopping: 0, gone: false }
+    }
+}
+
+/// Fills the boxes of the others, where `lane` might hand a connection over, with letters that say nothing new.
+fn fill_boxes(commons: &Commons, lane: usize, kernel: &mut SimKernel) {
+    let load = |lane: usize| commons.desks[lane].sessions.load(Ordering::Relaxed);
+    for other in (0..WORKERS).filter(|&other| load(other) + 3 < load(lane)) {
+        kernel.world.see("a box is full");
+        while commons.post(other, Mail::NewScene, kernel).is_ok() {}
     }
 }
 

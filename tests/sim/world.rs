@@ -48,8 +48,6 @@ pub enum Errand {
     Reload,
     /// An operator changes a server's standing.
     Standing,
-    /// A worker's box is filled with letters that say nothing new.
-    Flood(usize),
     /// A letter to a worker.
     Drain(usize),
     /// A letter to a worker.
