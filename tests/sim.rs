@@ -4,7 +4,7 @@
 //! `dataplane::worker`, with the waiting done by a scheduler). A seed decides everything, so a failure repeats:
 //!
 //! ```text
-//! cargo test --test sim                             500 seeds
+//! cargo test --test sim                             1000 seeds
 //! SIM_SEEDS=20000 cargo test --test sim             more of them; scripts/sim does it with a release build
 //! SIM_SEED=123 cargo test --test sim -- --nocapture one, with its trace
 //! ```
@@ -50,7 +50,7 @@ use ringway::dataplane::ending::Ending;
 use run::{Seen, run};
 use world::Trace;
 
-const SEEDS: u64 = 500;
+const SEEDS: u64 = 1_000;
 /// Lines of a trace that a failure shows.
 const TAIL: usize = 120;
 

@@ -33,17 +33,11 @@ impl Shard {
         if session.in_flight.has(Role::Connect) {
             kernel.cancel(Request::Connect, Role::Connect.token(key));
         }
-        // A side that has not got everything must not take the end for a clean one; one that is gone needs no telling.
-        let (to_client, to_server) = match ending {
-            Ending::Done => (Close::Clean, Close::Clean),
-            Ending::ClientReset => (Close::Clean, Close::Reset),
-            Ending::ServerReset => (Close::Reset, Close::Clean),
-            _ if connecting => (Close::Reset, Close::Clean),
-            _ => (Close::Reset, Close::Reset),
-        };
-        kernel.close(session.client, to_client);
+        // A side that has not got everything must not take the end for a clean one.
+        let how = if ending == Ending::Done { Close::Clean } else { Close::Reset };
+        kernel.close(session.client, how);
         if let Some(server) = session.server.take() {
-            kernel.close(server, to_server);
+            kernel.close(server, if connecting { Close::Clean } else { how });
         }
         if let Some(server) = session.chosen() {
             balance::release(server);

@@ -44,19 +44,18 @@ impl Shard {
     /// are gone, after the connections in their queues have been taken.
     pub fn adopt(&mut self, now: u64, kernel: &mut impl Kernel) {
         let scene = self.commons.scene.load_full();
-        if self.mode != Mode::Serving {
-            self.scene = scene;
-            return;
-        }
+        let serving = self.mode == Mode::Serving;
         let keys: Vec<Key> = self.doors.keys().collect();
         for key in keys {
             let Some(slot) = self.doors.of(key) else { continue };
             match scene.doors.iter().find(|(door, _)| door.id == slot.door.id) {
+                // A closing door too: a connection may be on its way from it.
                 Some((_, listener)) => slot.listener = Arc::clone(listener),
-                None => self.close_door(key, now, kernel),
+                None if serving => self.close_door(key, now, kernel),
+                None => {}
             }
         }
-        for (door, listener) in &scene.doors {
+        for (door, listener) in scene.doors.iter().filter(|_| serving) {
             if !self.has_door(door.id) {
                 let key = self.doors.insert(DoorSlot {
                     door: Arc::clone(door),

@@ -1,7 +1,7 @@
 //! What an operator sees: the access log, events of the daemon, metrics, status.
 //!
 //! Nothing here is ever on a worker's path. Workers leave plain data in bounded queues and counters; the log thread
-//! ([`writer`]) makes lines of it ([`access_log`], [`event`], both by way of [`line`]) and puts them out ([`sink`]);
+//! ([`writer`]) makes lines of it ([`access_log`], [`event`], both by way of [`mod@line`]) and puts them out ([`sink`]);
 //! the admin server renders [`metrics`] and [`status`] from the [`panel`] when somebody asks.
 
 pub mod access_log;

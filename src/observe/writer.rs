@@ -441,7 +441,7 @@ mod tests {
         wait_until("events are dropped", || log.tally().events_dropped() > 0);
         let begun = Instant::now();
         thread.finish();
-        assert!(begun.elapsed() < Duration::from_secs(3));
+        assert!(begun.elapsed() < Duration::from_secs(30), "it waits for ever");
     }
 
     #[test]

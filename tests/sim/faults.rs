@@ -36,6 +36,10 @@ pub struct Faults {
     pub urgent: u32,
     pub pipe_refused: u32,
     pub pipe_tiny: u32,
+    /// Clients come to one worker.
+    pub skew: u32,
+    /// The boxes of other workers are full when a connection might be handed over.
+    pub full_box: u32,
     /// EMFILE and its like at accept.
     pub accept_shortage: u32,
     /// The connection was gone before it was accepted.
@@ -87,6 +91,8 @@ impl Faults {
             urgent: some(20),
             pipe_refused: some(700),
             pipe_tiny: some(700),
+            skew: some(1000),
+            full_box: some(300),
             accept_shortage: some(300),
             accept_aborted: some(200),
             connect_at_once: some(200),

@@ -299,6 +299,10 @@ impl Kernel for SimKernel<'_> {
         (id % 60_000) as u16 + 1
     }
 
+    fn acknowledge(&mut self, _: Sock) {}
+
+    fn send_promptly(&mut self, _: Sock) {}
+
     fn keep_alive(&mut self, sock: Sock, _: KeepaliveOptions) {
         self.world.open_sock(sock, "keep_alive");
     }

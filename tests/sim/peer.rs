@@ -14,6 +14,8 @@ const MS: u64 = 1_000_000;
 enum Finale {
     /// FIN, and reads on.
     Finish,
+    /// FIN, and a reset right behind it.
+    FinishAndReset,
     /// FIN when the other side has finished too.
     FinishLast,
     /// close(2), whatever is still to be read.
@@ -70,7 +72,7 @@ impl Peer {
         let finale = if rng.chance(faults.silent) {
             Finale::Silence
         } else if rng.chance(faults.reset) {
-            Finale::Reset
+            rng.one_of(&[Finale::Reset, Finale::FinishAndReset])
         } else if rng.chance(faults.rude) {
             Finale::Close
         } else {
@@ -246,6 +248,10 @@ impl World {
             Finale::Silence => {}
             Finale::Reset => self.reset_by_peer(id),
             Finale::Finish => self.fin_by_peer(id, false),
+            Finale::FinishAndReset => {
+                self.fin_by_peer(id, false);
+                self.reset_by_peer(id);
+            }
             Finale::FinishLast if peer.heard_fin => self.fin_by_peer(id, true),
             Finale::FinishLast => {}
             Finale::Close if sock.unsent() > 0 => self.reset_by_peer(id),

@@ -40,7 +40,8 @@ struct Run {
 }
 
 /// What a few hundred seeds must have met.
-pub const RARE: [&str; 8] = [
+pub const RARE: [&str; 9] = [
+    "a box is full",
     "a connection is handed over",
     "a connection is taken from the queue of a closing door",
     "a direction stops at its budget",
@@ -82,7 +83,7 @@ impl Run {
         let span = rng.size(3_000) * MS;
         let reloads = if rng.chance(500) { 0 } else { rng.range(1, 5) };
         let standings = if rng.chance(500) { 0 } else { rng.range(1, 8) };
-        let abrupt = rng.chance(200);
+        let abrupt = rng.chance(400);
         let end = self.world.now + span;
         let errands = [(clients, Errand::Client), (reloads, Errand::Reload), (standings, Errand::Standing)];
         for (count, errand) in errands {
@@ -92,7 +93,8 @@ impl Run {
             }
         }
         if abrupt {
-            self.schedule_stop(span);
+            let soon = self.world.rng.range(span / 2, span);
+            self.schedule_stop(soon);
         }
         let after = self.world.rng.size(3_000) * MS;
         self.advance_to(end + after);
@@ -101,11 +103,14 @@ impl Run {
     /// Stop reaches one worker after the other, perhaps after Drain.
     fn schedule_stop(&mut self, within: u64) {
         let drains = self.world.rng.chance(500);
-        let apart = self.world.rng.size(50 * MS);
+        let apart = self.world.rng.size(500 * MS);
         for lane in 0..WORKERS {
             let at = self.world.now + self.world.rng.below(within);
             if drains {
                 self.world.schedule(at, Errand::Drain(lane));
+                if self.world.rng.chance(500) {
+                    self.world.schedule(at, Errand::Reload);
+                }
             }
             let at = self.world.now + within + self.world.rng.below(apart);
             self.world.schedule(at, Errand::Stop(lane));
@@ -212,8 +217,12 @@ impl Run {
 
     fn post(&mut self, lane: usize, mail: Mail) {
         note!(self.world, "mail for worker {lane}: {mail:?}");
-        let posted = self.commons.post(lane, mail, &mut SimBell(&mut self.world));
-        assert!(posted.is_ok(), "a box is full");
+        let Err(mail) = self.commons.post(lane, mail, &mut SimBell(&mut self.world)) else { return };
+        if !self.workers[lane].gone {
+            self.turn(lane);
+            let posted = self.commons.post(lane, mail, &mut SimBell(&mut self.world));
+            assert!(posted.is_ok(), "worker {lane} has had its turn and its box is full");
+        }
     }
 
     /// One round of the loop in `dataplane::worker`.
@@ -228,6 +237,10 @@ impl Run {
         let mut kernel = SimKernel { world: &mut self.world, lane };
         // The time to wait is over: that is what a turn is.
         kernel.wait(None, &mut worker.events).expect("the simulated kernel goes on");
+        let accepts = worker.events.iter().any(|event| matches!(event, Event::Accepted { .. }));
+        if accepts && kernel.world.rng.chance(kernel.world.faults.full_box) {
+            fill_boxes(&self.commons, lane, &mut kernel);
+        }
         for event in worker.events.drain(..) {
             note!(kernel.world, " {event:?}");
             if let Event::Connected { token, result } = event {
@@ -321,6 +334,15 @@ impl Worker {
         shard.adopt(now, &mut kernel);
         kernel.world.submit(index);
         Self { shard, events: Vec::new(), deadline: None, stopping: false, turns_stopping: 0, gone: false }
+    }
+}
+
+/// Fills the boxes of the others, where `lane` might hand a connection over, with letters that say nothing new.
+fn fill_boxes(commons: &Commons, lane: usize, kernel: &mut SimKernel) {
+    let load = |lane: usize| commons.desks[lane].sessions.load(Ordering::Relaxed);
+    for other in (0..WORKERS).filter(|&other| load(other) + 3 < load(lane)) {
+        kernel.world.see("a box is full");
+        while commons.post(other, Mail::NewScene, kernel).is_ok() {}
     }
 }
 

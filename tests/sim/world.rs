@@ -222,7 +222,8 @@ impl World {
     /// A client connects.
     pub fn client_comes(&mut self, door: usize) {
         let id = self.socks.len();
-        let lane = self.rng.index(self.lanes.len());
+        // The kernel spreads clients by their ports: evenly, or not at all.
+        let lane = if self.rng.chance(self.faults.skew) { 0 } else { self.rng.index(self.lanes.len()) };
         let address = SocketAddr::from(([192, 168, (id / 250) as u8, (id % 250) as u8], 4000));
         let room = self.draw_room();
         let peer = Peer::draw(&mut self.rng, &self.faults, room);

@@ -1,5 +1,8 @@
 //! The command lines of `ringway load`.
 
+// clap shows these comments as they stand: `[v6]` is an address, not a link.
+#![allow(rustdoc::broken_intra_doc_links)]
+
 use std::net::IpAddr;
 use std::time::Duration;
 
