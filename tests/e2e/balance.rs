@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::facts::await_that;
 use crate::harness::ground::{Ground, in_own_network};
-use crate::harness::peers::{BlackHole, Server, ask, connect, end_of, exchange, read_exactly};
+use crate::harness::peers::{BlackHole, Server, ask, connect, end_of, exchange, read_exactly, reset};
 use crate::harness::ringway::{Ringway, Setup, listener, one_pool, pool};
 
 /// Asks `count` times from `threads` clients at once; how often each name answered.
@@ -134,7 +134,8 @@ fn the_next_server_when_one_refuses() {
     assert!(refused >= 1.0, "{refused}");
     assert_eq!(metrics.sum("ringway_retries_total", &[]), refused);
     assert_eq!(
-        ringway.records().iter().map(|record| record["attempts"].as_u64().unwrap_or(0) - 1).sum::<u64>() as f64,
+        ringway.await_records(100).iter().map(|record| record["attempts"].as_u64().unwrap_or(0) - 1).sum::<u64>()
+            as f64,
         refused
     );
     ringway.end_well();
@@ -148,7 +149,7 @@ fn one_attempt_is_one_attempt() {
     let ringway = Ringway::start(&ground, &one_pool(front, &[gone, alive.address()], "connect_attempts = 1"));
     let answers = shares(front, 20, 1);
     assert_eq!(answers.get("alive"), Some(&10), "{answers:?}");
-    assert_eq!(ringway.ended("connect_refused"), 10.0);
+    ringway.await_metric("ringway_sessions_ended_total", &[("reason", "connect_refused")], |count| count == 10.0);
     assert_eq!(ringway.metric("ringway_retries_total", &[]), 0.0);
     ringway.end_well();
 }
@@ -166,7 +167,7 @@ fn the_next_server_when_one_does_not_answer() {
     assert_eq!(shares(front, 4, 1), BTreeMap::from([("alive".to_owned(), 4)]));
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     let timeouts = ringway.metric("ringway_server_connects_total", &[("server", "s0"), ("result", "timeout")]);
-    assert_eq!(timeouts, 2.0);
+    assert!(timeouts >= 2.0, "{timeouts}");
     ringway.end_well();
 }
 
@@ -261,7 +262,8 @@ fn no_port_left_is_counted_and_more_sources_help() {
         assert_eq!(ringway.ended("no_ports"), 8.0);
         assert_eq!(ringway.record("no_ports")["code"], "RC");
         ringway.must_live();
-        drop(held);
+        // With a reset, or the ports would wait a minute for late segments (TIME_WAIT).
+        held.into_iter().for_each(reset);
         await_that("all to end", || ringway.sessions() == 0.0);
 
         // Two sources have twice the ports.
@@ -269,14 +271,14 @@ fn no_port_left_is_counted_and_more_sources_help() {
         ringway.reload_with(&one_pool(front, &[server.address()], sources));
         let (works, held) = echoing(front, 30, 21_000);
         assert_eq!(works, 30);
-        drop(held);
+        held.into_iter().for_each(reset);
         await_that("all to end", || ringway.sessions() == 0.0);
 
         // So has a second server.
         ringway.reload_with(&one_pool(front, &[server.address(), other.address()], ""));
         let (works, held) = echoing(front, 30, 22_000);
         assert_eq!(works, 30);
-        drop(held);
+        held.into_iter().for_each(reset);
         ringway.end_well();
     });
 }

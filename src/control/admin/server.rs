@@ -45,7 +45,10 @@ pub(in crate::control) fn serve(sockets: &AdminSockets, board: &Arc<Board>) -> i
                 let slot = slots.take().await;
                 match listener.accept().await {
                     Ok((stream, _)) => converse(stream, Rights::All, LIFE_UNIX, Arc::clone(&board), slot),
-                    Err(error) => slots.recover(&error).await,
+                    Err(error) => {
+                        drop(slot);
+                        slots.recover(&error).await;
+                    }
                 }
             }
         });
@@ -59,7 +62,10 @@ pub(in crate::control) fn serve(sockets: &AdminSockets, board: &Arc<Board>) -> i
                 let slot = slots.take().await;
                 match listener.accept().await {
                     Ok((stream, _)) => converse(stream, Rights::Read, LIFE_TCP, Arc::clone(&board), slot),
-                    Err(error) => slots.recover(&error).await,
+                    Err(error) => {
+                        drop(slot);
+                        slots.recover(&error).await;
+                    }
                 }
             }
         });

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -36,11 +37,23 @@ pub fn watch_for(length: Duration, mut check: impl FnMut()) {
     }
 }
 
-/// Body of an HTTP answer, and its status.
-pub fn http_get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+/// Status and body of an HTTP answer.
+pub fn http_get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    http_over(stream, "GET", path)
+}
+
+/// The same over a unix socket, which takes no port.
+pub fn http_get_unix(socket: &Path, path: &str) -> io::Result<(u16, String)> {
+    let stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    http_over(stream, "GET", path)
+}
+
+/// One request and its answer, to the end of the stream.
+pub fn http_over(mut stream: impl Read + Write, method: &str, path: &str) -> io::Result<(u16, String)> {
+    write!(stream, "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
@@ -115,9 +128,13 @@ impl Metrics {
     }
 }
 
-/// Lines of a file so far that are whole; none when it is not there yet.
+/// Lines of a file so far that are whole; none when it is not there yet, or is no file one can read to its end.
 pub fn lines_of(file: &Path) -> Vec<String> {
-    let text = fs::read(file).map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned());
+    if !fs::metadata(file).is_ok_and(|about| about.is_file()) {
+        return Vec::new();
+    }
+    let bytes = fs::read(file).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     whole.lines().map(str::to_owned).collect()
 }
@@ -147,15 +164,21 @@ pub fn status_words(pid: u32, key: &str) -> Vec<String> {
         .collect()
 }
 
-/// CPU time of all threads of a process.
+/// CPU time of the threads of a process, by their names.
+pub fn cpu_by_thread(pid: u32) -> BTreeMap<String, Duration> {
+    let mut spent: BTreeMap<String, Duration> = BTreeMap::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task")).expect("a living process").flatten() {
+        let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        let times = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+        let ns = times.split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or(0);
+        *spent.entry(name.trim().to_owned()).or_default() += Duration::from_nanos(ns);
+    }
+    spent
+}
+
+/// CPU time of a process, over all its threads.
 pub fn cpu_of(pid: u32) -> Duration {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a living process");
-    tasks
-        .flatten()
-        .filter_map(|task| fs::read_to_string(task.path().join("schedstat")).ok())
-        .filter_map(|text| text.split(' ').next()?.parse().ok())
-        .map(Duration::from_nanos)
-        .sum()
+    cpu_by_thread(pid).values().sum()
 }
 
 /// Whether anybody listens on an IPv4 address, without connecting to it (`/proc/net/tcp`, in the network of this thread).

@@ -21,6 +21,7 @@ use super::process::Process;
 /// A server in this process: one thread a connection, running a script.
 pub struct Server {
     address: SocketAddr,
+    door: TcpListener,
     closing: Arc<AtomicBool>,
     accepting: Option<JoinHandle<()>>,
 }
@@ -34,6 +35,7 @@ impl Server {
     /// The same at a given address.
     pub fn at(address: SocketAddr, script: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(address).unwrap_or_else(|error| panic!("{address}: {error}"));
+        let door = listener.try_clone().expect("a second handle");
         let closing = Arc::new(AtomicBool::new(false));
         let script = Arc::new(script);
         let accepting = std::thread::spawn({
@@ -50,7 +52,7 @@ impl Server {
                 }
             }
         });
-        Self { address, closing, accepting: Some(accepting) }
+        Self { address, door, closing, accepting: Some(accepting) }
     }
 
     /// Gives back what it gets.
@@ -81,8 +83,8 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.closing.store(true, Ordering::SeqCst);
-        // Wakes the accept; the listening socket closes with the thread.
-        let _ = TcpStream::connect_timeout(&self.address, Duration::from_secs(1));
+        // Ends the accept of a listening socket (Linux; accept(2) says EINVAL).
+        SockRef::from(&self.door).shutdown(Shutdown::Both).expect("a listening socket");
         if let Some(accepting) = self.accepting.take() {
             let _ = accepting.join();
         }
@@ -106,19 +108,24 @@ pub fn patient(stream: &TcpStream) {
 
 /// A connection that does not wait for ever.
 pub fn connect(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap_or_else(|error| panic!("{address}: {error}"));
-    stream.set_nodelay(true).expect("a socket");
-    patient(&stream);
-    stream
+    try_connect(address).unwrap_or_else(|error| panic!("{address}: {error}"))
 }
 
-/// Connects and reads to the end: what a [`Server::named`] said, empty when the connection just ended.
+/// The same where it may be reset at once.
+pub fn try_connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_nodelay(true)?;
+    patient(&stream);
+    Ok(stream)
+}
+
+/// Connects and reads to the end: what a [`Server::named`] said, or "reset".
 pub fn ask(address: SocketAddr) -> String {
     let mut said = String::new();
-    match connect(address).read_to_string(&mut said) {
+    match try_connect(address).and_then(|mut stream| stream.read_to_string(&mut said)) {
         Ok(_) => said,
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => "reset".to_owned(),
-        Err(error) => panic!("{error}"),
+        Err(error) => panic!("{address}: {error}"),
     }
 }
 

@@ -8,7 +8,7 @@ use std::process::{Command, ExitStatus, Output};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::facts::{Metrics, await_some, await_that, fds_of, http_get, lines_of};
+use super::facts::{Metrics, await_some, await_that, fds_of, http_get_unix, lines_of};
 use super::ground::Ground;
 use super::process::Process;
 
@@ -21,6 +21,7 @@ pub struct Ringway {
     config: PathBuf,
     log: PathBuf,
     admin: SocketAddr,
+    socket: PathBuf,
     global: String,
     log_extra: String,
     fds_before: usize,
@@ -60,10 +61,10 @@ impl<'a> Setup<'a> {
 
     /// Writes the configuration, starts the daemon and waits until it serves.
     pub fn start(self, rest_of_config: &str) -> Ringway {
-        let (mut ringway, admin) = self.launch(rest_of_config);
+        let mut ringway = self.launch(rest_of_config);
         await_that("ringway to serve", || {
             ringway.process.must_live();
-            http_get(admin, "/readyz").is_ok_and(|(status, _)| status == 200)
+            http_get_unix(&ringway.socket, "/readyz").is_ok_and(|(status, _)| status == 200)
         });
         ringway.fds_before = fds_of(ringway.pid());
         ringway
@@ -71,14 +72,14 @@ impl<'a> Setup<'a> {
 
     /// Starts a daemon that is expected to end by itself; how it ended, and all it said.
     pub fn start_in_vain(self, rest_of_config: &str) -> (ExitStatus, String) {
-        let (mut ringway, _) = self.launch(rest_of_config);
+        let mut ringway = self.launch(rest_of_config);
         let status = ringway.process.wait();
         let mut said = ringway.process.said();
         said.extend(lines_of(&ringway.log));
         (status, said.join("\n"))
     }
 
-    fn launch(self, rest_of_config: &str) -> (Ringway, SocketAddr) {
+    fn launch(self, rest_of_config: &str) -> Ringway {
         let ground = self.ground;
         let admin = ground.address();
         let mut ringway_config = Files {
@@ -104,16 +105,16 @@ impl<'a> Setup<'a> {
         let mut start = Command::new(command.next().expect("not empty"));
         start.args(command).arg(&config);
         let output = config.with_extension("out");
-        let ringway = Ringway {
+        Ringway {
             process: Process::start("ringway", &mut start, &output),
             config,
             log,
             admin,
+            socket,
             global: self.global,
             log_extra: self.log_extra,
             fds_before: 0,
-        };
-        (ringway, admin)
+        }
     }
 }
 
@@ -189,7 +190,17 @@ impl Ringway {
 
     /// A page of the admin server.
     pub fn page(&self, path: &str) -> (u16, String) {
-        http_get(self.admin, path).unwrap_or_else(|error| panic!("http://{}{path}: {error}", self.admin))
+        http_get_unix(&self.socket, path).unwrap_or_else(|error| panic!("{}{path}: {error}", self.socket.display()))
+    }
+
+    /// Where the admin server listens with full rights.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Where the admin server listens on TCP.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
     }
 
     /// The metrics now.
@@ -233,6 +244,17 @@ impl Ringway {
             .collect()
     }
 
+    /// Waits for so many access records, which come a moment after their sessions' ends.
+    pub fn await_records(&self, count: usize) -> Vec<Value> {
+        let mut records = Vec::new();
+        await_that(&format!("{count} access records"), || {
+            records = self.records();
+            records.len() >= count
+        });
+        assert_eq!(records.len(), count, "{records:?}");
+        records
+    }
+
     /// Lines of the log that are no access records.
     pub fn events(&self) -> Vec<String> {
         lines_of(&self.log)
@@ -240,11 +262,6 @@ impl Ringway {
             .chain(self.process.said())
             .filter(|line| !line.contains("\"session\":"))
             .collect()
-    }
-
-    /// Lines of the log so far.
-    pub fn log_lines(&self) -> usize {
-        lines_of(&self.log).len()
     }
 
     /// Waits for the access record of the only session that ended for this reason.
@@ -255,15 +272,7 @@ impl Ringway {
 
     /// Puts another configuration in place; nothing happens yet.
     pub fn write_config(&self, rest_of_config: &str) {
-        let socket = self.config.with_file_name(
-            self.config
-                .file_name()
-                .and_then(|name| name.to_str())
-                .expect("our own name")
-                .replace("ringway", "admin")
-                .replace(".toml", ".sock"),
-        );
-        let text = prelude(&self.global, &self.log, &self.log_extra, &socket, self.admin) + rest_of_config;
+        let text = prelude(&self.global, &self.log, &self.log_extra, &self.socket, self.admin) + rest_of_config;
         // As an editor or a deployment does it: the daemon never sees half a file.
         let fresh = self.config.with_extension("new");
         fs::write(&fresh, text).expect("own directory");
