@@ -15,8 +15,8 @@ use ringway::config::plan::{Address, Plan};
 use ringway::dataplane::commons::{Commons, Door, Scene};
 use ringway::dataplane::shard::Shard;
 use ringway::kernel::{
-    Bell, Close, ConnectOptions, Errno, Event, Interest, KeepaliveOptions, Kernel, Pipe, Readiness, Request, Sock, Token,
-    WakeTarget,
+    Bell, Close, ConnectOptions, Errno, Event, Interest, KeepaliveOptions, Kernel, Pipe, Readiness, Request, Sock,
+    Token, WakeTarget,
 };
 use socket2::SockAddr;
 

@@ -23,8 +23,7 @@ fn environment(name: &str) -> Option<String> {
 
 fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
-    let entries =
-        fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut files: Vec<PathBuf> = entries
         .map(|entry| entry.expect("a readable folder").path())
         .filter(|path| path.extension().is_some_and(|found| found == extension))
@@ -38,15 +37,11 @@ fn read(path: &Path) -> String {
 }
 
 fn file_name(path: &Path) -> String {
-    path.file_name()
-        .expect("a file")
-        .to_string_lossy()
-        .into_owned()
+    path.file_name().expect("a file").to_string_lossy().into_owned()
 }
 
 fn right(path: &Path) -> Draft {
-    parse(&file_name(path), &read(path), &environment)
-        .unwrap_or_else(|complaints| panic!("{complaints}"))
+    parse(&file_name(path), &read(path), &environment).unwrap_or_else(|complaints| panic!("{complaints}"))
 }
 
 #[test]
@@ -70,14 +65,9 @@ fn wrong_files_are_refused_in_the_expected_words() {
         if bless {
             fs::write(&expected, &found).expect("a writable folder");
         } else if !expected.exists() {
-            failures.push(format!(
-                "{name}: no expected output; run with RINGWAY_BLESS=1"
-            ));
+            failures.push(format!("{name}: no expected output; run with RINGWAY_BLESS=1"));
         } else if read(&expected) != found {
-            failures.push(format!(
-                "{name}: expected\n{}found\n{found}",
-                read(&expected)
-            ));
+            failures.push(format!("{name}: expected\n{}found\n{found}", read(&expected)));
         }
     }
     for expected in files("tests/config/wrong", "expected") {
@@ -95,8 +85,7 @@ fn right_files_pass_and_print_back() {
     for path in files("tests/config/right", "toml").iter().chain(&shipped) {
         let draft = right(path);
         let printed = draft.print();
-        let again = parse("printed", &printed, &environment)
-            .unwrap_or_else(|complaints| panic!("{complaints}"));
+        let again = parse("printed", &printed, &environment).unwrap_or_else(|complaints| panic!("{complaints}"));
         assert_eq!(again.print(), printed);
         let mut registry = Registry::new(1);
         let first = draft.compile(&mut registry, None);
@@ -123,8 +112,7 @@ fn the_reference_tells_the_defaults() {
 
 #[test]
 fn a_file_above_the_limit_is_refused_unread() {
-    let complaints =
-        parse("big", &"#".repeat(4 * 1024 * 1024 + 1), &environment).expect_err("too large");
+    let complaints = parse("big", &"#".repeat(4 * 1024 * 1024 + 1), &environment).expect_err("too large");
     assert!(complaints.to_string().contains("4 MiB"), "{complaints}");
 }
 
@@ -134,27 +122,16 @@ fn ten_thousand_servers_fit_and_one_more_does_not() {
         let servers: String = (0..n)
             .map(|i| {
                 let ip = std::net::Ipv4Addr::from(0x0a00_0001 + i);
-                format!(
-                    "  {{ name = \"s{i}\", address = \"{ip}:80\", weight = {} }},\n",
-                    1 + i % 256
-                )
+                format!("  {{ name = \"s{i}\", address = \"{ip}:80\", weight = {} }},\n", 1 + i % 256)
             })
             .collect();
-        format!(
-            "[listeners.l]\nbind = \"127.0.0.1:80\"\npool = \"p\"\n[pools.p]\nservers = [\n{servers}]\n"
-        )
+        format!("[listeners.l]\nbind = \"127.0.0.1:80\"\npool = \"p\"\n[pools.p]\nservers = [\n{servers}]\n")
     };
-    let draft = parse("most", &text(10_000), &environment)
-        .unwrap_or_else(|complaints| panic!("{complaints}"));
+    let draft = parse("most", &text(10_000), &environment).unwrap_or_else(|complaints| panic!("{complaints}"));
     let plan = draft.compile(&mut Registry::new(1), None);
     assert!(plan.pools[0].rotation.len() <= 65_536);
     let complaints = parse("more", &text(10_001), &environment).expect_err("too many");
-    assert!(
-        complaints
-            .to_string()
-            .contains("10001 servers; most is 10000"),
-        "{complaints}"
-    );
+    assert!(complaints.to_string().contains("10001 servers; most is 10000"), "{complaints}");
 }
 
 /// A text that was right, with one piece replaced.
@@ -184,19 +161,13 @@ fn mutated() -> impl Strategy<Value = String> {
         ])
         .prop_map(str::to_owned),
     ];
-    (
-        prop::sample::select(all),
-        any::<prop::sample::Index>(),
-        0..24_usize,
-        piece,
-    )
-        .prop_map(|(text, at, cut, piece)| {
-            let mut chars: Vec<char> = text.chars().collect();
-            let start = at.index(chars.len());
-            let end = (start + cut).min(chars.len());
-            chars.splice(start..end, piece.chars());
-            chars.into_iter().collect()
-        })
+    (prop::sample::select(all), any::<prop::sample::Index>(), 0..24_usize, piece).prop_map(|(text, at, cut, piece)| {
+        let mut chars: Vec<char> = text.chars().collect();
+        let start = at.index(chars.len());
+        let end = (start + cut).min(chars.len());
+        chars.splice(start..end, piece.chars());
+        chars.into_iter().collect()
+    })
 }
 
 /// Whatever comes of it can be shown, and what is right can be compiled.
@@ -210,12 +181,7 @@ fn survive(text: &str) -> Result<(), TestCaseError> {
         }
         Err(complaints) => {
             prop_assert!(!complaints.is_empty());
-            prop_assert!(
-                complaints
-                    .to_string()
-                    .lines()
-                    .all(|line| line.chars().count() < 700)
-            );
+            prop_assert!(complaints.to_string().lines().all(|line| line.chars().count() < 700));
             prop_assert!(complaints.lines().all(|line| !line.contains('\n')));
         }
     }
@@ -225,32 +191,13 @@ fn survive(text: &str) -> Result<(), TestCaseError> {
 /// Nothing about a large hopeless file may take quadratic time: half a minute would be seconds of a reload's thread.
 #[test]
 fn hopeless_files_are_refused_soon() {
-    const PIECES: [&str; 11] = [
-        "]\n",
-        "=",
-        "a=1\n",
-        "[a]\n",
-        "a b\n",
-        "\"",
-        "[a]\nb=1\n",
-        "a=[",
-        "a.b.",
-        "a=x\n",
-        "[listeners.a]\nb=1\n",
-    ];
-    let mut texts: Vec<String> = PIECES
-        .iter()
-        .map(|piece| piece.repeat(256 * 1024 / piece.len()))
-        .collect();
+    const PIECES: [&str; 11] =
+        ["]\n", "=", "a=1\n", "[a]\n", "a b\n", "\"", "[a]\nb=1\n", "a=[", "a.b.", "a=x\n", "[listeners.a]\nb=1\n"];
+    let mut texts: Vec<String> = PIECES.iter().map(|piece| piece.repeat(256 * 1024 / piece.len())).collect();
     texts.push((0..30_000).map(|n| format!("key{n} = 1\n")).collect());
     texts.push(
         (0..1000)
-            .map(|n| {
-                format!(
-                    "[listeners.l{n}]\nbind = \"127.0.0.1:{}\"\npool = \"p{n}\"\n[pools.q{n}]\n",
-                    n + 1
-                )
-            })
+            .map(|n| format!("[listeners.l{n}]\nbind = \"127.0.0.1:{}\"\npool = \"p{n}\"\n[pools.q{n}]\n", n + 1))
             .collect(),
     );
     for text in texts {
@@ -258,16 +205,8 @@ fn hopeless_files_are_refused_soon() {
         let complaints = parse("f", &text, &environment).expect_err("hopeless");
         assert!(complaints.to_string().len() < 200_000);
         let piece: String = text.chars().take(20).collect();
-        assert!(
-            begin.elapsed().as_secs() < 30,
-            "{piece:?}: {:?}",
-            begin.elapsed()
-        );
-        println!(
-            "{piece:?}: {:?}, {} complaints",
-            begin.elapsed(),
-            complaints.len()
-        );
+        assert!(begin.elapsed().as_secs() < 30, "{piece:?}: {:?}", begin.elapsed());
+        println!("{piece:?}: {:?}, {} complaints", begin.elapsed(), complaints.len());
     }
 }
 
@@ -277,8 +216,7 @@ fn ringway(arguments: &[&str]) -> (Option<i32>, String, String) {
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("the binary starts");
-    let [out, err] =
-        [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).expect("UTF-8"));
+    let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).expect("UTF-8"));
     (output.status.code(), out, err)
 }
 
@@ -286,24 +224,15 @@ fn ringway(arguments: &[&str]) -> (Option<i32>, String, String) {
 fn check_tells_and_exits() {
     let (code, out, err) = ringway(&["check", "-c", "config/ringway.toml"]);
     assert_eq!((code, err.as_str()), (Some(0), ""));
-    assert_eq!(
-        out,
-        "config/ringway.toml: right: 1 listener, 1 pool, 2 servers\n"
-    );
+    assert_eq!(out, "config/ringway.toml: right: 1 listener, 1 pool, 2 servers\n");
     let (code, out, _) = ringway(&["check", "--quiet", "-c", "config/ringway.toml"]);
     assert_eq!((code, out.as_str()), (Some(0), ""));
     let (code, out, _) = ringway(&["check", "--print", "-c", "config/ringway.toml"]);
-    assert!(
-        code == Some(0) && out.contains("idle_timeout = \"5m\""),
-        "{out}"
-    );
+    assert!(code == Some(0) && out.contains("idle_timeout = \"5m\""), "{out}");
 
     let (code, out, err) = ringway(&["check", "-c", "tests/config/wrong/unknown-pool.toml"]);
     assert_eq!((code, out.as_str()), (Some(3), ""));
-    assert!(
-        err.contains("unknown-pool.toml:3:8: ") && err.ends_with("2 complaints\n"),
-        "{err}"
-    );
+    assert!(err.contains("unknown-pool.toml:3:8: ") && err.ends_with("2 complaints\n"), "{err}");
     let (code, _, err) = ringway(&["check", "-c", "tests/config/absent.toml"]);
     assert_eq!(code, Some(78), "{err}");
     let (code, _, err) = ringway(&["check", "-c", "tests"]);
@@ -313,10 +242,7 @@ fn check_tells_and_exits() {
     let path = folder.path().join("latin1.toml");
     fs::write(&path, b"# ok\n# gr\xfc\xdfe\n").expect("a file");
     let (code, _, err) = ringway(&["check", "-c", &path.to_string_lossy()]);
-    assert!(
-        code == Some(3) && err.contains("latin1.toml:2: byte 9 "),
-        "{err}"
-    );
+    assert!(code == Some(3) && err.contains("latin1.toml:2: byte 9 "), "{err}");
 }
 
 #[test]
@@ -333,12 +259,7 @@ fn plan_tells_what_a_reload_would_do() {
     }
     let (code, out, _) = ringway(&["plan", "config/ringway.toml", "-c", "config/ringway.toml"]);
     assert_eq!((code, out.as_str()), (Some(0), "nothing changes\n"));
-    let (code, _, _) = ringway(&[
-        "plan",
-        "tests/config/wrong/empty.toml",
-        "-c",
-        "config/ringway.toml",
-    ]);
+    let (code, _, _) = ringway(&["plan", "tests/config/wrong/empty.toml", "-c", "config/ringway.toml"]);
     assert_eq!(code, Some(3));
 }
 

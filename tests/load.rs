@@ -42,11 +42,7 @@ impl Server {
         lines.read_line(&mut line).expect("serve says something");
         let ready: Value = serde_json::from_str(&line).expect("serve says JSON");
         let address = ready["listening"].as_str().expect("an address").to_owned();
-        Self {
-            child,
-            lines,
-            address,
-        }
+        Self { child, lines, address }
     }
 
     fn connect(&self) -> TcpStream {
@@ -80,17 +76,12 @@ impl Drop for Server {
 fn generate(server: &Server, arguments: &str) -> (i32, Value) {
     let output = output(&arguments.replace("{}", &server.address));
     let text = String::from_utf8(output.stdout).expect("UTF-8");
-    let report = serde_json::from_str(text.trim())
-        .unwrap_or_else(|_| panic!("not one JSON object: {text:?}"));
+    let report = serde_json::from_str(text.trim()).unwrap_or_else(|_| panic!("not one JSON object: {text:?}"));
     (output.status.code().expect("no signal"), report)
 }
 
 fn output(arguments: &str) -> Output {
-    ringway()
-        .args(arguments.split_whitespace())
-        .arg("--json")
-        .output()
-        .expect("the binary starts")
+    ringway().args(arguments.split_whitespace()).arg("--json").output().expect("the binary starts")
 }
 
 /// The same, when all is to go well.
@@ -102,18 +93,13 @@ fn generate_well(server: &Server, arguments: &str) -> Value {
 }
 
 fn number(report: &Value, field: &str) -> u64 {
-    report[field]
-        .as_u64()
-        .unwrap_or_else(|| panic!("{field} in {report}"))
+    report[field].as_u64().unwrap_or_else(|| panic!("{field} in {report}"))
 }
 
 #[test]
 fn requests_are_answered_counted_and_timed() {
     let server = Server::start("--mode reply --request 100 --response 3000");
-    let report = generate_well(
-        &server,
-        "request {} -c 4 --count 200 --request 100 --response 3000 --verify",
-    );
+    let report = generate_well(&server, "request {} -c 4 --count 200 --request 100 --response 3000 --verify");
     assert_eq!(report["kind"], "request");
     assert_eq!(report["target"], server.address.as_str());
     assert_eq!(number(&report, "ops"), 200);
@@ -140,10 +126,8 @@ fn requests_are_answered_counted_and_timed() {
 #[test]
 fn large_requests_and_responses_come_whole_on_two_threads() {
     let server = Server::start("--mode reply --request 700KiB --response 1MB --threads 2");
-    let report = generate_well(
-        &server,
-        "request {} -c 3 --threads 2 --count 12 --request 700KiB --response 1MB --verify",
-    );
+    let report =
+        generate_well(&server, "request {} -c 3 --threads 2 --count 12 --request 700KiB --response 1MB --verify");
     assert_eq!(number(&report, "ops"), 12);
     assert_eq!(number(&report, "bytes_in"), 12_000_000);
     assert_eq!(number(&report, "bytes_out"), 12 * 700 * 1024);
@@ -161,10 +145,7 @@ fn a_fixed_rate_is_kept_and_shows_a_slow_server() {
     assert!(number(&report, "missed") > 100, "{report}");
     assert!(number(&report, "backlog_max") > 100, "{report}");
     let (latency, service) = (&report["latency_us"]["p90"], &report["service_us"]["p90"]);
-    assert!(
-        latency.as_f64() > service.as_f64().map(|us| us * 4.0),
-        "{report}"
-    );
+    assert!(latency.as_f64() > service.as_f64().map(|us| us * 4.0), "{report}");
 }
 
 #[test]
@@ -186,10 +167,7 @@ fn connects_with_and_without_a_request() {
 fn streams_both_ways_to_the_last_byte() {
     let bytes = 20_000_003;
     let source = Server::start(&format!("--mode source --bytes {bytes}"));
-    let report = generate_well(
-        &source,
-        &format!("stream {{}} -c 2 --bytes {bytes} --verify"),
-    );
+    let report = generate_well(&source, &format!("stream {{}} -c 2 --bytes {bytes} --verify"));
     assert_eq!(number(&report, "bytes_in"), 2 * bytes);
     assert_eq!(number(&source.finish(), "bytes_out"), 2 * bytes);
 
@@ -198,18 +176,12 @@ fn streams_both_ways_to_the_last_byte() {
     assert_eq!(number(&report, "bytes_in"), 1_000_003);
 
     let sink = Server::start("--mode sink --verify");
-    let report = generate_well(
-        &sink,
-        &format!("stream {{}} -c 2 --direction up --bytes {bytes}"),
-    );
+    let report = generate_well(&sink, &format!("stream {{}} -c 2 --direction up --bytes {bytes}"));
     assert_eq!(number(&report, "bytes_out"), 2 * bytes);
     assert_eq!(number(&sink.finish(), "bytes_in"), 2 * bytes);
 
     let echo = Server::start("--mode echo");
-    let report = generate_well(
-        &echo,
-        &format!("stream {{}} -c 2 --direction both --bytes {bytes} --verify"),
-    );
+    let report = generate_well(&echo, &format!("stream {{}} -c 2 --direction both --bytes {bytes} --verify"));
     assert_eq!(number(&report, "bytes_out"), 2 * bytes);
     assert_eq!(number(&report, "bytes_in"), 2 * bytes);
 }
@@ -218,10 +190,7 @@ fn streams_both_ways_to_the_last_byte() {
 fn streams_end_with_their_duration() {
     for (mode, direction) in [("source", "down"), ("sink", "up"), ("echo", "both")] {
         let server = Server::start(&format!("--mode {mode}"));
-        let report = generate_well(
-            &server,
-            &format!("stream {{}} -c 2 --direction {direction} --duration 100ms"),
-        );
+        let report = generate_well(&server, &format!("stream {{}} -c 2 --direction {direction} --duration 100ms"));
         assert_eq!(number(&report, "ops"), 2, "{report}");
         assert!(number(&report, "bytes_in") + number(&report, "bytes_out") > 1_000_000);
     }
@@ -234,11 +203,7 @@ fn held_connections_are_pinged_and_counted() {
     let report = generate_well(&server, line);
     assert_eq!(number(&report, "alive"), 50);
     assert!(number(&report, "ops") >= 100, "{report}");
-    assert_eq!(
-        number(&report, "bytes_in"),
-        number(&report, "bytes_out"),
-        "{report}"
-    );
+    assert_eq!(number(&report, "bytes_in"), number(&report, "bytes_out"), "{report}");
 }
 
 #[test]
@@ -276,16 +241,8 @@ fn refusals_timeouts_and_wrong_bytes_are_told_apart() {
         (format!("connect {address} --count 3"), "refused", 3),
         (format!("request {address} --count 3"), "refused", 1),
         (format!("stream {address} --bytes 1"), "refused", 1),
-        (
-            format!("request {} --count 1 --timeout 100ms", silent.address),
-            "timeout",
-            1,
-        ),
-        (
-            format!("stream {} --bytes 10 --timeout 100ms", silent.address),
-            "timeout",
-            1,
-        ),
+        (format!("request {} --count 1 --timeout 100ms", silent.address), "timeout", 1),
+        (format!("stream {} --bytes 10 --timeout 100ms", silent.address), "timeout", 1),
     ];
     for (line, kind, times) in kinds {
         let (code, report) = generate(&silent, &line);
@@ -311,13 +268,9 @@ fn a_server_can_speak_first_and_tell_its_name() {
     stream.read_exact(&mut greeting).expect("a greeting");
     assert_eq!(&greeting[..5], b"web1\n");
     stream.write_all(b"hello").expect("it reads");
-    stream
-        .shutdown(std::net::Shutdown::Write)
-        .expect("half-close");
+    stream.shutdown(std::net::Shutdown::Write).expect("half-close");
     let mut rest = String::new();
-    stream
-        .read_to_string(&mut rest)
-        .expect("an echo, then the end");
+    stream.read_to_string(&mut rest).expect("an echo, then the end");
     assert_eq!(rest, "hello");
 
     let connect = Server::start("--mode greet --response 5");
@@ -334,9 +287,7 @@ fn an_echo_outlives_the_half_close() {
     let copy = sent.clone();
     let writing = std::thread::spawn(move || {
         writer.write_all(&copy).expect("all is taken");
-        writer
-            .shutdown(std::net::Shutdown::Write)
-            .expect("half-close");
+        writer.shutdown(std::net::Shutdown::Write).expect("half-close");
     });
     let mut received = Vec::new();
     stream.read_to_end(&mut received).expect("a clean end");

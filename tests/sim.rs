@@ -127,3 +127,44 @@ fn what_holds_holds_whatever_happens() {
         assert!(seen.contains_key(what), "never seen: {what}");
     }
 }
+
+/// The same seed twice, and the same story.
+#[test]
+fn a_seed_repeats() {
+    let story = || {
+        let lines = Rc::new(RefCell::new(Vec::new()));
+        let told = attempt(3, &Trace(Some(Rc::clone(&lines))));
+        assert!(told.is_ok(), "{told:?}");
+        lines.take()
+    };
+    let (first, second) = (story(), story());
+    assert!(first.len() > 100, "{} lines", first.len());
+    assert_eq!(first, second);
+}
+
+// Seeds that found something. A seed means what its test says as long as the simulator draws as it did then.
+
+#[test]
+fn seed_53_a_reset_server_was_passed_on_as_a_fin() {
+    tell(53, TAIL);
+}
+
+#[test]
+fn seed_275_a_connection_was_handed_to_a_worker_that_had_left() {
+    tell(275, TAIL);
+}
+
+#[test]
+fn seed_739_a_reset_behind_a_fin_was_missed_at_the_budget() {
+    tell(739, TAIL);
+}
+
+#[test]
+fn seed_8669_drain_came_before_the_letter_about_a_reload() {
+    tell(8669, TAIL);
+}
+
+#[test]
+fn seed_11092_a_closing_door_kept_its_old_listener() {
+    tell(11092, TAIL);
+}

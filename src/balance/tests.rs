@@ -12,8 +12,11 @@ fn pool(servers: &[(u16, u32, bool)]) -> Arc<Pool> {
     for (i, (weight, max, backup)) in servers.iter().enumerate() {
         let limit = if *max > 0 { format!("max_connections = {max}, ") } else { String::new() };
         let port = 1000 + i;
-        writeln!(text, "{{ name = 's{i}', address = '127.0.0.1:{port}', weight = {weight}, {limit}backup = {backup} }},")
-            .unwrap();
+        writeln!(
+            text,
+            "{{ name = 's{i}', address = '127.0.0.1:{port}', weight = {weight}, {limit}backup = {backup} }},"
+        )
+        .unwrap();
     }
     text.push_str("]\n");
     let draft = crate::config::parse("test", &text, &|_| None).unwrap_or_else(|complaints| panic!("{complaints}"));

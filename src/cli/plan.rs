@@ -35,12 +35,7 @@ pub fn run(plan: &Plan) -> ExitCode {
         Ok(text) => text,
         Err(error) => return Wrong::File(error).report(),
     };
-    match compare(
-        &running_name,
-        &running,
-        &plan.file.display().to_string(),
-        &new,
-    ) {
+    match compare(&running_name, &running, &plan.file.display().to_string(), &new) {
         Ok(diff) => show(&diff, plan.json),
         Err(complaints) => Wrong::Content(complaints).report(),
     }
@@ -67,12 +62,7 @@ fn running_text(plan: &Plan) -> Result<(String, String), ExitCode> {
 /// # Errors
 ///
 /// The complaints about the first of the two that is wrong.
-pub fn compare(
-    old_name: &str,
-    old_text: &str,
-    new_name: &str,
-    new_text: &str,
-) -> Result<Diff, Complaints> {
+pub fn compare(old_name: &str, old_text: &str, new_name: &str, new_text: &str) -> Result<Diff, Complaints> {
     let old = config::parse(old_name, old_text, &file::environment)?;
     let new = config::parse(new_name, new_text, &file::environment)?;
     let mut registry = Registry::new(1);

@@ -27,13 +27,8 @@ impl Draft {
             .listeners
             .iter()
             .map(|draft| {
-                let pool = before(&pools, &draft.pool.value)
-                    .expect("the rules found the pool of every listener");
-                let old = previous.and_then(|plan| {
-                    find(&plan.listeners, &draft.name.value, |listener| {
-                        &listener.name
-                    })
-                });
+                let pool = before(&pools, &draft.pool.value).expect("the rules found the pool of every listener");
+                let old = previous.and_then(|plan| find(&plan.listeners, &draft.name.value, |listener| &listener.name));
                 match old {
                     Some(old) if same_listener(draft, &pool, &old) => old,
                     _ => Arc::new(compile_listener(draft, pool, registry)),
@@ -65,11 +60,7 @@ fn same_pool(draft: &PoolDraft, old: &Pool) -> bool {
     draft.policy == old.policy
         && draft.terms == old.terms
         && draft.servers.len() == old.servers.len()
-        && draft
-            .servers
-            .iter()
-            .zip(&old.servers)
-            .all(|(draft, old)| same_server(draft, old))
+        && draft.servers.iter().zip(&old.servers).all(|(draft, old)| same_server(draft, old))
 }
 
 fn same_server(draft: &ServerDraft, old: &Server) -> bool {
@@ -90,19 +81,11 @@ fn compile_listener(draft: &ListenerDraft, pool: Arc<Pool>, registry: &mut Regis
 }
 
 fn compile_pool(draft: &PoolDraft, registry: &mut Registry) -> Pool {
-    let weights: Vec<u16> = draft
-        .servers
-        .iter()
-        .map(|server| if server.backup { 0 } else { server.weight })
-        .collect();
+    let weights: Vec<u16> = draft.servers.iter().map(|server| if server.backup { 0 } else { server.weight }).collect();
     Pool {
         name: draft.name.value.clone(),
         policy: draft.policy,
-        servers: draft
-            .servers
-            .iter()
-            .map(|server| compile_server(&draft.name.value, server, registry))
-            .collect(),
+        servers: draft.servers.iter().map(|server| compile_server(&draft.name.value, server, registry)).collect(),
         rotation: rotation(&weights),
         terms: draft.terms.clone(),
         ledger: registry.pool(&draft.name.value),
@@ -116,9 +99,7 @@ fn compile_server(pool: &str, draft: &ServerDraft, registry: &mut Registry) -> S
         address: address.clone(),
         sockaddr: match address {
             Address::Inet(inet) => (*inet).into(),
-            Address::Unix(path) => {
-                socket2::SockAddr::unix(path).expect("the path was read as one that fits")
-            }
+            Address::Unix(path) => socket2::SockAddr::unix(path).expect("the path was read as one that fits"),
         },
         weight: draft.weight,
         max_connections: draft.max_connections,
@@ -157,13 +138,7 @@ mod tests {
         let again = draft(TEXT).compile(&mut registry, Some(&first));
         assert_eq!((first.generation, again.generation), (1, 2));
         assert!(Arc::ptr_eq(&first.listeners[0], &again.listeners[0]));
-        assert!(
-            first
-                .pools
-                .iter()
-                .zip(&again.pools)
-                .all(|(a, b)| Arc::ptr_eq(a, b))
-        );
+        assert!(first.pools.iter().zip(&again.pools).all(|(a, b)| Arc::ptr_eq(a, b)));
         assert_eq!(first.pools[1].rotation, [0, 1, 0]);
     }
 
@@ -171,19 +146,14 @@ mod tests {
     fn a_changed_pool_is_new_and_keeps_the_ledgers_of_what_stayed() {
         let mut registry = Registry::new(1);
         let first = draft(TEXT).compile(&mut registry, None);
-        let text = TEXT
-            .replace("weight = 2", "weight = 3")
-            .replace(":83", ":93");
+        let text = TEXT.replace("weight = 2", "weight = 3").replace(":83", ":93");
         let second = draft(&text).compile(&mut registry, Some(&first));
         assert!(Arc::ptr_eq(&first.pools[0], &second.pools[0]));
         let [old, new] = [&first.pools[1], &second.pools[1]];
         assert!(!Arc::ptr_eq(old, new) && Arc::ptr_eq(&old.ledger, &new.ledger));
         assert!(Arc::ptr_eq(&old.servers[0].ledger, &new.servers[0].ledger));
         assert!(!Arc::ptr_eq(&old.servers[2].ledger, &new.servers[2].ledger));
-        assert!(Arc::ptr_eq(
-            &first.listeners[0].ledger,
-            &second.listeners[0].ledger
-        ));
+        assert!(Arc::ptr_eq(&first.listeners[0].ledger, &second.listeners[0].ledger));
         assert!(Arc::ptr_eq(&second.listeners[0].pool, new));
         assert_eq!(new.rotation, [0, 0, 1, 0]);
     }

@@ -66,13 +66,7 @@ impl Complaints {
     pub(super) fn new(file: &str, text: &str) -> Self {
         let mut lines = vec![0];
         lines.extend(text.match_indices('\n').map(|(at, _)| at + 1));
-        Self {
-            file: file.to_owned(),
-            text: text.to_owned(),
-            lines,
-            list: Vec::new(),
-            omitted: 0,
-        }
+        Self { file: file.to_owned(), text: text.to_owned(), lines, list: Vec::new(), omitted: 0 }
     }
 
     /// Adds one; beyond [`COMPLAINTS_MAX`] it is only counted.
@@ -83,17 +77,12 @@ impl Complaints {
         }
         let start = floor_boundary(&self.text, at.start);
         let end = floor_boundary(&self.text, at.end).max(start);
-        self.list.push(Complaint {
-            at: start..end,
-            message: message.into(),
-            help,
-        });
+        self.list.push(Complaint { at: start..end, message: message.into(), help });
     }
 
     /// Sorts by position and drops what was said twice.
     pub(super) fn finish(mut self) -> Self {
-        self.list
-            .sort_by_key(|complaint| (complaint.at.start, complaint.at.end));
+        self.list.sort_by_key(|complaint| (complaint.at.start, complaint.at.end));
         self.list.dedup();
         self
     }
@@ -119,12 +108,7 @@ impl Complaints {
             let (line, column) = self.position(complaint.at.start);
             let help = complaint.help.as_deref();
             let join = if help.is_some() { "; " } else { "" };
-            format!(
-                "{}:{line}:{column}: {}{join}{}",
-                self.file,
-                complaint.message,
-                help.unwrap_or("")
-            )
+            format!("{}:{line}:{column}: {}{join}{}", self.file, complaint.message, help.unwrap_or(""))
         })
     }
 
@@ -194,10 +178,7 @@ pub(super) fn quote(text: &str) -> String {
 }
 
 /// The candidate that `wrong` was probably meant to be.
-pub(super) fn did_you_mean<'a>(
-    wrong: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub(super) fn did_you_mean<'a>(wrong: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if wrong.len() > 64 {
         return None;
     }
@@ -300,18 +281,9 @@ mod tests {
 
     #[test]
     fn the_caret_stands_under_the_value() {
-        assert_eq!(
-            about("a = 1\n", 4..5),
-            "f:1:5: m\n    1 | a = 1\n      |     ^\n"
-        );
-        assert_eq!(
-            about("x\r\n\ta = 1\r\n", 8..9),
-            "f:2:6: m\n    2 |     a = 1\n      |         ^\n"
-        );
-        assert_eq!(
-            about("é = 日本 # c", 5..11),
-            "f:1:5: m\n    1 | é = 日本 # c\n      |     ^^^^\n"
-        );
+        assert_eq!(about("a = 1\n", 4..5), "f:1:5: m\n    1 | a = 1\n      |     ^\n");
+        assert_eq!(about("x\r\n\ta = 1\r\n", 8..9), "f:2:6: m\n    2 |     a = 1\n      |         ^\n");
+        assert_eq!(about("é = 日本 # c", 5..11), "f:1:5: m\n    1 | é = 日本 # c\n      |     ^^^^\n");
         assert_eq!(about("", 0..0), "f:1:1: m\n    1 | \n      | ^\n");
     }
 
@@ -349,10 +321,7 @@ mod tests {
     #[test]
     fn near_words_are_offered_and_far_ones_are_not() {
         assert_eq!(did_you_mean("polcy", ["pool", "policy"]), Some("policy"));
-        assert_eq!(
-            did_you_mean("io-uring", ["auto", "io_uring"]),
-            Some("io_uring")
-        );
+        assert_eq!(did_you_mean("io-uring", ["auto", "io_uring"]), Some("io_uring"));
         assert_eq!(did_you_mean("colour", ["pool", "policy"]), None);
     }
 }

@@ -107,9 +107,7 @@ pub fn diff(old: &Plan, new: &Plan) -> Diff {
         listeners: pairs(&old.listeners, &new.listeners, |listener| &listener.name)
             .filter_map(|(old, new)| listener(old, new))
             .collect(),
-        pools: pairs(&old.pools, &new.pools, |pool| &pool.name)
-            .filter_map(|(old, new)| pool(old, new))
-            .collect(),
+        pools: pairs(&old.pools, &new.pools, |pool| &pool.name).filter_map(|(old, new)| pool(old, new)).collect(),
     }
 }
 
@@ -133,24 +131,13 @@ fn pairs<'a, T>(
 fn changed(keys: impl IntoIterator<Item = (&'static str, String, String)>) -> Vec<Setting> {
     let differ = keys.into_iter().filter(|(_, from, to)| from != to);
     differ
-        .map(|(key, from, to)| Setting {
-            key: key.to_owned(),
-            from,
-            to,
-            needs_restart: RESTART.contains(&key),
-        })
+        .map(|(key, from, to)| Setting { key: key.to_owned(), from, to, needs_restart: RESTART.contains(&key) })
         .collect()
 }
 
 /// Keys that are fixed for the life of the process.
-const RESTART: [&str; 6] = [
-    "global.workers",
-    "global.engine",
-    "global.user",
-    "global.group",
-    "admin.socket",
-    "admin.http",
-];
+const RESTART: [&str; 6] =
+    ["global.workers", "global.engine", "global.user", "global.group", "admin.socket", "admin.http"];
 
 fn settings(old: &Plan, new: &Plan) -> Vec<Setting> {
     let read = |plan: &Plan| {
@@ -159,29 +146,15 @@ fn settings(old: &Plan, new: &Plan) -> Vec<Setting> {
         [
             ("global.workers", print::workers(global.workers)),
             ("global.engine", print::string(global.engine.name())),
-            (
-                "global.max_connections",
-                global.max_connections.map_or_else(none, |n| n.to_string()),
-            ),
+            ("global.max_connections", global.max_connections.map_or_else(none, |n| n.to_string())),
             ("global.user", word(&global.user)),
             ("global.group", word(&global.group)),
             ("global.drain_timeout", print::duration(global.drain_ms)),
             ("log.target", print::string(&log.target.to_string())),
             ("log.format", print::string(log.format.name())),
             ("log.access", log.access.to_string()),
-            (
-                "admin.socket",
-                admin
-                    .socket
-                    .as_ref()
-                    .map_or_else(none, |path| print::string(&path.to_string_lossy())),
-            ),
-            (
-                "admin.http",
-                admin
-                    .http
-                    .map_or_else(none, |http| print::string(&http.to_string())),
-            ),
+            ("admin.socket", admin.socket.as_ref().map_or_else(none, |path| print::string(&path.to_string_lossy()))),
+            ("admin.http", admin.http.map_or_else(none, |http| print::string(&http.to_string()))),
         ]
     };
     changed(zip(read(old), read(new)))
@@ -196,9 +169,7 @@ fn zip<const N: usize>(
     old: [(&'static str, String); N],
     new: [(&'static str, String); N],
 ) -> impl Iterator<Item = (&'static str, String, String)> {
-    old.into_iter()
-        .zip(new)
-        .map(|((key, from), (_, to))| (key, from, to))
+    old.into_iter().zip(new).map(|((key, from), (_, to))| (key, from, to))
 }
 
 fn listener(old: Option<&Listener>, new: Option<&Listener>) -> Option<ListenerDiff> {
@@ -208,9 +179,7 @@ fn listener(old: Option<&Listener>, new: Option<&Listener>) -> Option<ListenerDi
         let kept = |bind: &&Address| !other.is_some_and(|other| other.binds.contains(bind));
         all.iter().filter(kept).map(Address::to_string).collect()
     };
-    let name = |listener: Option<&Listener>| {
-        listener.map_or_else(none, |listener| print::string(&listener.pool.name))
-    };
+    let name = |listener: Option<&Listener>| listener.map_or_else(none, |listener| print::string(&listener.pool.name));
     let found = ListenerDiff {
         name: either.name.to_string(),
         change: change(old, new),
@@ -236,29 +205,15 @@ fn pool(old: Option<&Pool>, new: Option<&Pool>) -> Option<PoolDiff> {
         (Some(old), Some(new)) => changed(zip(pool_settings(old), pool_settings(new))),
         (None, _) | (_, None) => Vec::new(),
     };
-    let servers = servers(
-        old.map_or(&[], |pool| &pool.servers),
-        new.map_or(&[], |pool| &pool.servers),
-    );
-    let order = |pool: &Pool| {
-        pool.servers
-            .iter()
-            .map(|server| server.name.clone())
-            .collect::<Vec<_>>()
-    };
+    let servers = servers(old.map_or(&[], |pool| &pool.servers), new.map_or(&[], |pool| &pool.servers));
+    let order = |pool: &Pool| pool.servers.iter().map(|server| server.name.clone()).collect::<Vec<_>>();
     let reordered = match (old, new) {
         (Some(old), Some(new)) => servers.is_empty() && order(old) != order(new),
         (None, _) | (_, None) => false,
     };
     let change = change(old, new);
     let same = change == Change::Changed && settings.is_empty() && servers.is_empty() && !reordered;
-    (!same).then(|| PoolDiff {
-        name: either.name.to_string(),
-        change,
-        settings,
-        servers,
-        reordered,
-    })
+    (!same).then(|| PoolDiff { name: either.name.to_string(), change, settings, servers, reordered })
 }
 
 fn pool_settings(pool: &Pool) -> [(&'static str, String); 9] {
@@ -303,13 +258,7 @@ fn servers(old: &[Server], new: &[Server]) -> Vec<ServerDiff> {
         change,
         settings,
     };
-    let defaults = || {
-        [
-            ("weight", "1".into()),
-            ("max_connections", none()),
-            ("backup", "false".into()),
-        ]
-    };
+    let defaults = || [("weight", "1".into()), ("max_connections", none()), ("backup", "false".into())];
     let mut found = Vec::new();
     for server in old {
         if !after.contains_key(&(&*server.name, &server.address)) {
@@ -319,11 +268,7 @@ fn servers(old: &[Server], new: &[Server]) -> Vec<ServerDiff> {
     for server in new {
         let now = server_settings(server);
         match before.get(&(&*server.name, &server.address)) {
-            None => found.push(describe(
-                server,
-                Change::Added,
-                changed(zip(defaults(), now)),
-            )),
+            None => found.push(describe(server, Change::Added, changed(zip(defaults(), now)))),
             Some(old) => {
                 let settings = changed(zip(server_settings(old), now));
                 if !settings.is_empty() {
@@ -340,11 +285,7 @@ fn server_settings(server: &Server) -> [(&'static str, String); 3] {
         0 => none(),
         n => n.to_string(),
     };
-    [
-        ("weight", server.weight.to_string()),
-        ("max_connections", most),
-        ("backup", server.backup.to_string()),
-    ]
+    [("weight", server.weight.to_string()), ("max_connections", most), ("backup", server.backup.to_string())]
 }
 
 impl fmt::Display for Change {
@@ -369,16 +310,10 @@ impl fmt::Display for Diff {
             return writeln!(f, "nothing changes");
         }
         for setting in &self.settings {
-            let note = if setting.needs_restart {
-                " (needs a restart)"
-            } else {
-                ""
-            };
+            let note = if setting.needs_restart { " (needs a restart)" } else { "" };
             writeln!(f, "~ {setting}{note}")?;
         }
-        self.listeners
-            .iter()
-            .try_for_each(|listener| write!(f, "{listener}"))?;
+        self.listeners.iter().try_for_each(|listener| write!(f, "{listener}"))?;
         self.pools.iter().try_for_each(|pool| write!(f, "{pool}"))
     }
 }
@@ -389,20 +324,11 @@ impl fmt::Display for ListenerDiff {
         match self.change {
             Change::Added => {
                 let pool = pool.map_or("none", |pool| &pool.to);
-                writeln!(
-                    f,
-                    "+ listener {}: opens {}, pool {pool}",
-                    self.name,
-                    self.opened.join(", ")
-                )
+                writeln!(f, "+ listener {}: opens {}, pool {pool}", self.name, self.opened.join(", "))
             }
             Change::Removed => {
                 let closed = self.closed.join(", ");
-                writeln!(
-                    f,
-                    "- listener {}: closes {closed} (its sessions go on)",
-                    self.name
-                )
+                writeln!(f, "- listener {}: closes {closed} (its sessions go on)", self.name)
             }
             Change::Changed => {
                 let mut what = Vec::new();
@@ -410,10 +336,7 @@ impl fmt::Display for ListenerDiff {
                     what.push(format!("opens {}", self.opened.join(", ")));
                 }
                 if !self.closed.is_empty() {
-                    what.push(format!(
-                        "closes {} (its sessions go on)",
-                        self.closed.join(", ")
-                    ));
+                    what.push(format!("closes {} (its sessions go on)", self.closed.join(", ")));
                 }
                 what.extend(pool.map(|pool| format!("{pool} for new sessions")));
                 writeln!(f, "~ listener {}: {}", self.name, what.join("; "))
@@ -435,20 +358,10 @@ impl fmt::Display for PoolDiff {
             writeln!(f, "~ pool {}: {}", self.name, settings.join("; "))?;
         }
         for server in &self.servers {
-            write!(
-                f,
-                "{} server {}/{} at {}",
-                server.change, self.name, server.name, server.address
-            )?;
+            write!(f, "{} server {}/{} at {}", server.change, self.name, server.name, server.address)?;
             let settings: Vec<String> = match server.change {
-                Change::Added => server
-                    .settings
-                    .iter()
-                    .map(|s| format!("{} {}", s.key, s.to))
-                    .collect(),
-                Change::Removed | Change::Changed => {
-                    server.settings.iter().map(Setting::to_string).collect()
-                }
+                Change::Added => server.settings.iter().map(|s| format!("{} {}", s.key, s.to)).collect(),
+                Change::Removed | Change::Changed => server.settings.iter().map(Setting::to_string).collect(),
             };
             if !settings.is_empty() {
                 write!(f, ": {}", settings.join("; "))?;
@@ -543,11 +456,7 @@ mod tests {
         let none = between(OLD, OLD);
         assert!(none.is_empty());
         assert_eq!(none.to_string(), "nothing changes\n");
-        assert!(
-            between(OLD, &OLD.replace("web1", "webX"))
-                .to_string()
-                .contains("(drains)")
-        );
+        assert!(between(OLD, &OLD.replace("web1", "webX")).to_string().contains("(drains)"));
     }
 
     #[test]
@@ -559,13 +468,8 @@ mod tests {
 
     #[test]
     fn another_order_is_seen() {
-        let swapped = OLD
-            .replace("web1", "x")
-            .replace("web2", "web1")
-            .replace("x", "web2");
-        let swapped = swapped
-            .replace("10.0.0.1:80", "y")
-            .replace("10.0.0.2:80", "10.0.0.1:80");
+        let swapped = OLD.replace("web1", "x").replace("web2", "web1").replace("x", "web2");
+        let swapped = swapped.replace("10.0.0.1:80", "y").replace("10.0.0.2:80", "10.0.0.1:80");
         let shown = between(OLD, &swapped.replace("\"y\"", "\"10.0.0.2:80\"")).to_string();
         assert_eq!(shown, "~ pool web: its servers in another order\n");
     }

@@ -76,12 +76,7 @@ impl Draft {
     pub fn summary(&self) -> String {
         let servers = self.pools.iter().map(|pool| pool.servers.len()).sum();
         let many = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-        [
-            many(self.listeners.len(), "listener"),
-            many(self.pools.len(), "pool"),
-            many(servers, "server"),
-        ]
-        .join(", ")
+        [many(self.listeners.len(), "listener"), many(self.pools.len(), "pool"), many(servers, "server")].join(", ")
     }
 }
 
@@ -90,11 +85,7 @@ impl Draft {
 /// # Errors
 ///
 /// All that is wrong with it, as far as it could be understood.
-pub fn parse(
-    name: &str,
-    text: &str,
-    env: &dyn Fn(&str) -> Option<String>,
-) -> Result<Draft, Complaints> {
+pub fn parse(name: &str, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Draft, Complaints> {
     if text.len() > FILE_BYTES_MAX {
         let mut complaints = Complaints::new(name, "");
         let message = format!("the file has more than {FILE_BYTES_MAX} bytes (4 MiB)");

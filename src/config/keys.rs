@@ -13,33 +13,15 @@ pub(super) struct Keys {
     pub(super) later: &'static [&'static str],
 }
 
-pub(super) const ROOT: Keys = Keys {
-    place: "the file",
-    now: &["global", "log", "admin", "listeners", "pools"],
-    later: &[],
-};
+pub(super) const ROOT: Keys =
+    Keys { place: "the file", now: &["global", "log", "admin", "listeners", "pools"], later: &[] };
 pub(super) const GLOBAL: Keys = Keys {
     place: "[global]",
-    now: &[
-        "workers",
-        "engine",
-        "max_connections",
-        "user",
-        "group",
-        "drain_timeout",
-    ],
+    now: &["workers", "engine", "max_connections", "user", "group", "drain_timeout"],
     later: &[],
 };
-pub(super) const LOG: Keys = Keys {
-    place: "[log]",
-    now: &["target", "format", "access"],
-    later: &[],
-};
-pub(super) const ADMIN: Keys = Keys {
-    place: "[admin]",
-    now: &["socket", "http"],
-    later: &[],
-};
+pub(super) const LOG: Keys = Keys { place: "[log]", now: &["target", "format", "access"], later: &[] };
+pub(super) const ADMIN: Keys = Keys { place: "[admin]", now: &["socket", "http"], later: &[] };
 pub(super) const LISTENER: Keys = Keys {
     place: "[listeners.NAME]",
     now: &["bind", "pool"],
@@ -59,40 +41,19 @@ pub(super) const POOL: Keys = Keys {
         "keepalive",
         "user_timeout",
     ],
-    later: &[
-        "slow_start",
-        "queue",
-        "send_proxy",
-        "on_down",
-        "fail_open",
-        "kind",
-        "check",
-        "eject",
-    ],
+    later: &["slow_start", "queue", "send_proxy", "on_down", "fail_open", "kind", "check", "eject"],
 };
 pub(super) const SERVER: Keys = Keys {
     place: "an entry of `servers`",
     now: &["name", "address", "weight", "max_connections", "backup"],
     later: &[],
 };
-pub(super) const KEEPALIVE: Keys = Keys {
-    place: "`keepalive`",
-    now: &["idle", "interval", "count"],
-    later: &[],
-};
+pub(super) const KEEPALIVE: Keys = Keys { place: "`keepalive`", now: &["idle", "interval", "count"], later: &[] };
 
-const ALL: [&Keys; 8] = [
-    &ROOT, &GLOBAL, &LOG, &ADMIN, &LISTENER, &POOL, &SERVER, &KEEPALIVE,
-];
+const ALL: [&Keys; 8] = [&ROOT, &GLOBAL, &LOG, &ADMIN, &LISTENER, &POOL, &SERVER, &KEEPALIVE];
 
 /// Policies of the contract that do not work yet.
-pub(super) const POLICIES_LATER: &[&str] = &[
-    "least-connections",
-    "random-two",
-    "source-hash",
-    "maglev",
-    "first",
-];
+pub(super) const POLICIES_LATER: &[&str] = &["least-connections", "random-two", "source-hash", "maglev", "first"];
 /// Log targets that do not work yet.
 pub(super) const TARGETS_LATER: &[&str] = &["journald", "syslog"];
 /// Log formats that do not work yet.

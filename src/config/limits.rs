@@ -41,11 +41,7 @@ pub struct Count {
 
 impl Count {
     const fn new(least: u32, most: u32) -> Self {
-        Self {
-            least,
-            most,
-            instead_of_zero: None,
-        }
+        Self { least, most, instead_of_zero: None }
     }
 }
 
@@ -70,11 +66,8 @@ const DAY: u32 = 24 * HOUR;
 /// `global.workers`, when it is a number.
 pub const WORKERS: Count = Count::new(1, WORKERS_MAX as u32);
 /// `global.max_connections` and a server's: each takes two descriptors, and no kernel gives more than this.
-pub const CONNECTIONS: Count = Count {
-    least: 1,
-    most: 10_000_000,
-    instead_of_zero: Some("leave the key out for no limit of its own"),
-};
+pub const CONNECTIONS: Count =
+    Count { least: 1, most: 10_000_000, instead_of_zero: Some("leave the key out for no limit of its own") };
 /// A server's `weight`.
 pub const WEIGHT: Count = Count::new(0, WEIGHT_MAX as u32);
 /// `connect_attempts`.
@@ -85,66 +78,24 @@ pub const CONNECT_ATTEMPTS_DEFAULT: u8 = 3;
 pub const KEEPALIVE_COUNT: Count = Count::new(1, 127);
 
 /// `global.drain_timeout`.
-pub const DRAIN: Millis = Millis {
-    default: 30 * SECOND,
-    least: 1,
-    most: DAY,
-    zero: Some("stop at once"),
-};
+pub const DRAIN: Millis = Millis { default: 30 * SECOND, least: 1, most: DAY, zero: Some("stop at once") };
 /// `connect_timeout`. The kernel's own limit is about two minutes.
-pub const CONNECT: Millis = Millis {
-    default: 3 * SECOND,
-    least: 1,
-    most: 10 * MINUTE,
-    zero: None,
-};
+pub const CONNECT: Millis = Millis { default: 3 * SECOND, least: 1, most: 10 * MINUTE, zero: None };
 /// `idle_timeout`.
-pub const IDLE: Millis = Millis {
-    default: 5 * MINUTE,
-    least: 10,
-    most: 30 * DAY,
-    zero: Some("none"),
-};
+pub const IDLE: Millis = Millis { default: 5 * MINUTE, least: 10, most: 30 * DAY, zero: Some("none") };
 /// `half_close_timeout`.
-pub const HALF_CLOSE: Millis = Millis {
-    default: 30 * SECOND,
-    least: 10,
-    most: DAY,
-    zero: None,
-};
+pub const HALF_CLOSE: Millis = Millis { default: 30 * SECOND, least: 10, most: DAY, zero: None };
 /// `max_lifetime`.
-pub const LIFETIME: Millis = Millis {
-    default: 0,
-    least: 10,
-    most: 30 * DAY,
-    zero: Some("none"),
-};
+pub const LIFETIME: Millis = Millis { default: 0, least: 10, most: 30 * DAY, zero: Some("none") };
 /// `user_timeout`.
-pub const USER_TIMEOUT: Millis = Millis {
-    default: 55 * SECOND,
-    least: 100,
-    most: DAY,
-    zero: Some("the kernel's default"),
-};
+pub const USER_TIMEOUT: Millis =
+    Millis { default: 55 * SECOND, least: 100, most: DAY, zero: Some("the kernel's default") };
 /// `keepalive.idle`: whole seconds, up to `MAX_TCP_KEEPIDLE`.
-pub const KEEPALIVE_IDLE: Millis = Millis {
-    default: 30 * SECOND,
-    least: SECOND,
-    most: 32_767 * SECOND,
-    zero: None,
-};
+pub const KEEPALIVE_IDLE: Millis = Millis { default: 30 * SECOND, least: SECOND, most: 32_767 * SECOND, zero: None };
 /// `keepalive.interval`: whole seconds, up to `MAX_TCP_KEEPINTVL`.
-pub const KEEPALIVE_INTERVAL: Millis = Millis {
-    default: 10 * SECOND,
-    least: SECOND,
-    most: 32_767 * SECOND,
-    zero: None,
-};
+pub const KEEPALIVE_INTERVAL: Millis =
+    Millis { default: 10 * SECOND, least: SECOND, most: 32_767 * SECOND, zero: None };
 /// `keepalive` when it is absent: a dead peer is noticed after a minute.
-pub const KEEPALIVE_DEFAULT: Keepalive = Keepalive {
-    idle_s: 30,
-    interval_s: 10,
-    count: 3,
-};
+pub const KEEPALIVE_DEFAULT: Keepalive = Keepalive { idle_s: 30, interval_s: 10, count: 3 };
 /// `admin.socket` when it is absent.
 pub const ADMIN_SOCKET_DEFAULT: &str = "/run/ringway/admin.sock";

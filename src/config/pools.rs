@@ -14,11 +14,7 @@ use super::sections::{Seen, meant, named};
 use super::value;
 
 /// Reads all of them.
-pub(super) fn pools(
-    reader: &mut Reader<'_>,
-    root: &Section<'_, '_>,
-    seen: &mut Seen,
-) -> Vec<PoolDraft> {
+pub(super) fn pools(reader: &mut Reader<'_>, root: &Section<'_, '_>, seen: &mut Seen) -> Vec<PoolDraft> {
     let Some(parent) = reader.table(root, "pools") else {
         seen.pools = (!meant(root, "pools")).then(Vec::new);
         return Vec::new();
@@ -26,11 +22,7 @@ pub(super) fn pools(
     let names = parent.table.keys().map(|name| name.get_ref().to_string());
     seen.pools = Some(names.collect());
     if parent.table.len() > limits::POOLS_MAX {
-        let message = format!(
-            "{} pools; most is {}",
-            parent.table.len(),
-            limits::POOLS_MAX
-        );
+        let message = format!("{} pools; most is {}", parent.table.len(), limits::POOLS_MAX);
         reader.complain(&parent.at, message);
         return Vec::new();
     }
@@ -40,10 +32,7 @@ pub(super) fn pools(
         let policy = reader.choice(&section, "policy", &policies, keys::POLICIES_LATER);
         let (servers, broken) = servers(reader, &name.value, &section);
         let (terms, sources_at) = terms(reader, &section);
-        let servers_at = section
-            .table
-            .get("servers")
-            .map_or(section.at.clone(), |value| value.span());
+        let servers_at = section.table.get("servers").map_or(section.at.clone(), |value| value.span());
         list.push(PoolDraft {
             name,
             policy: policy.unwrap_or(Policy::RoundRobin),
@@ -93,27 +82,16 @@ fn terms(reader: &mut Reader<'_>, section: &Section<'_, '_>) -> (Terms, Vec<At>)
 fn keepalive(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Keepalive> {
     const HELP: &str = "write { idle = \"30s\", interval = \"10s\", count = 3 }, or \"off\"";
     let section = match value.get_ref() {
-        DeValue::Table(table) => Section {
-            called: "`keepalive`".into(),
-            table,
-            at: value.span(),
-        },
+        DeValue::Table(table) => Section { called: "`keepalive`".into(), table, at: value.span() },
         DeValue::String(_) => {
             let text = reader.string("keepalive", value)?;
             if text.value != "off" {
-                reader.advise(
-                    &text.at,
-                    format!("`keepalive` cannot be {}", quote(&text.value)),
-                    HELP,
-                );
+                reader.advise(&text.at, format!("`keepalive` cannot be {}", quote(&text.value)), HELP);
             }
             return None;
         }
         other => {
-            let message = format!(
-                "`keepalive` must be a table or \"off\", found {}",
-                kind(other)
-            );
+            let message = format!("`keepalive` must be a table or \"off\", found {}", kind(other));
             reader.advise(&value.span(), message, HELP);
             return None;
         }
@@ -124,11 +102,7 @@ fn keepalive(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Keepalive> {
         let ms = reader.duration(&section, key, limit)?;
         if ms.value % 1000 != 0 {
             let help = "the kernel counts keepalive in seconds (tcp(7))";
-            reader.advise(
-                &ms.at,
-                format!("`{key}` is no whole number of seconds"),
-                help,
-            );
+            reader.advise(&ms.at, format!("`{key}` is no whole number of seconds"), help);
         }
         u16::try_from(ms.value / 1000).ok()
     };
@@ -146,30 +120,18 @@ fn keepalive(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Keepalive> {
 }
 
 /// The servers that could be read, and whether some could not.
-fn servers(
-    reader: &mut Reader<'_>,
-    pool: &str,
-    section: &Section<'_, '_>,
-) -> (Vec<ServerDraft>, bool) {
+fn servers(reader: &mut Reader<'_>, pool: &str, section: &Section<'_, '_>) -> (Vec<ServerDraft>, bool) {
     const HELP: &str = "write servers = [{ name = \"a\", address = \"10.0.0.1:80\" }]";
     let Some(value) = section.table.get("servers") else {
         return (Vec::new(), false);
     };
     let DeValue::Array(items) = value.get_ref() else {
-        let message = format!(
-            "`servers` must be a list of tables, found {}",
-            kind(value.get_ref())
-        );
+        let message = format!("`servers` must be a list of tables, found {}", kind(value.get_ref()));
         reader.advise(&value.span(), message, HELP);
         return (Vec::new(), true);
     };
     if items.len() > limits::SERVERS_MAX {
-        let message = format!(
-            "pool {} has {} servers; most is {}",
-            quote(pool),
-            items.len(),
-            limits::SERVERS_MAX
-        );
+        let message = format!("pool {} has {} servers; most is {}", quote(pool), items.len(), limits::SERVERS_MAX);
         reader.complain(&value.span(), message);
         return (Vec::new(), true);
     }
@@ -178,10 +140,7 @@ fn servers(
         match item.get_ref() {
             DeValue::Table(table) => list.extend(server(reader, pool, table, item.span())),
             other => {
-                let message = format!(
-                    "an entry of `servers` must be a table, found {}",
-                    kind(other)
-                );
+                let message = format!("an entry of `servers` must be a table, found {}", kind(other));
                 reader.advise(&item.span(), message, HELP);
             }
         }
@@ -191,11 +150,7 @@ fn servers(
 }
 
 fn server(reader: &mut Reader<'_>, pool: &str, table: &DeTable<'_>, at: At) -> Option<ServerDraft> {
-    let mut section = Section {
-        called: format!("a server of pool {}", quote(pool)),
-        table,
-        at,
-    };
+    let mut section = Section { called: format!("a server of pool {}", quote(pool)), table, at };
     let name = match table.get("name") {
         Some(value) => reader.string("name", value).and_then(|text| {
             let named = reader.check(&text.at, value::name("server", &text.value));
@@ -203,11 +158,7 @@ fn server(reader: &mut Reader<'_>, pool: &str, table: &DeTable<'_>, at: At) -> O
             named.map(|_| Located::new(Arc::from(text.value), text.at))
         }),
         None => {
-            reader.advise(
-                &section.at,
-                format!("{} has no `name`", section.called),
-                "add `name = \"NAME\"`",
-            );
+            reader.advise(&section.at, format!("{} has no `name`", section.called), "add `name = \"NAME\"`");
             None
         }
     };
@@ -219,11 +170,7 @@ fn server(reader: &mut Reader<'_>, pool: &str, table: &DeTable<'_>, at: At) -> O
             .filter(|address| reachable(reader, address)),
         None => {
             let help = "add `address = \"10.0.0.1:80\"`";
-            reader.advise(
-                &section.at,
-                format!("{} has no `address`", section.called),
-                help,
-            );
+            reader.advise(&section.at, format!("{} has no `address`", section.called), help);
             None
         }
     };
@@ -233,9 +180,7 @@ fn server(reader: &mut Reader<'_>, pool: &str, table: &DeTable<'_>, at: At) -> O
     Some(ServerDraft {
         name: name?,
         address: address?,
-        weight: weight
-            .and_then(|weight| u16::try_from(weight.value).ok())
-            .unwrap_or(1),
+        weight: weight.and_then(|weight| u16::try_from(weight.value).ok()).unwrap_or(1),
         max_connections: most.map_or(0, |most| most.value),
         backup: backup.unwrap_or(false),
     })
@@ -245,15 +190,8 @@ fn server(reader: &mut Reader<'_>, pool: &str, table: &DeTable<'_>, at: At) -> O
 fn reachable(reader: &mut Reader<'_>, address: &Located<Address>) -> bool {
     match &address.value {
         Address::Inet(inet) if inet.ip().is_unspecified() => {
-            let message = format!(
-                "{} is no address of a server",
-                quote(&address.value.to_string())
-            );
-            reader.advise(
-                &address.at,
-                message,
-                format!("write 127.0.0.1:{} for this machine", inet.port()),
-            );
+            let message = format!("{} is no address of a server", quote(&address.value.to_string()));
+            reader.advise(&address.at, message, format!("write 127.0.0.1:{} for this machine", inet.port()));
             false
         }
         Address::Inet(_) | Address::Unix(_) => true,

@@ -54,10 +54,7 @@ impl Draft {
 
         for listener in &self.listeners {
             writeln!(out, "\n[listeners.{}]", key(&listener.name.value))?;
-            let binds = listener
-                .binds
-                .iter()
-                .map(|bind| string(&bind.value.to_string()));
+            let binds = listener.binds.iter().map(|bind| string(&bind.value.to_string()));
             writeln!(out, "bind = [{}]", binds.collect::<Vec<_>>().join(", "))?;
             writeln!(out, "pool = {}", string(&listener.pool.value))?;
         }
@@ -71,12 +68,7 @@ fn write_pool(out: &mut String, pool: &PoolDraft) -> std::fmt::Result {
     writeln!(out, "servers = [")?;
     for server in &pool.servers {
         let (name, address) = (&server.name.value, server.address.value.to_string());
-        write!(
-            out,
-            "  {{ name = {}, address = {}",
-            string(name),
-            string(&address)
-        )?;
+        write!(out, "  {{ name = {}, address = {}", string(name), string(&address))?;
         write!(out, ", weight = {}", server.weight)?;
         if server.max_connections > 0 {
             write!(out, ", max_connections = {}", server.max_connections)?;
@@ -88,11 +80,7 @@ fn write_pool(out: &mut String, pool: &PoolDraft) -> std::fmt::Result {
     writeln!(out, "connect_timeout = {}", duration(terms.connect_ms))?;
     writeln!(out, "connect_attempts = {}", terms.connect_attempts)?;
     writeln!(out, "idle_timeout = {}", duration(terms.idle_ms))?;
-    writeln!(
-        out,
-        "half_close_timeout = {}",
-        duration(terms.half_close_ms)
-    )?;
+    writeln!(out, "half_close_timeout = {}", duration(terms.half_close_ms))?;
     writeln!(out, "max_lifetime = {}", duration(terms.lifetime_ms))?;
     let sources: Vec<String> = terms.sources.iter().map(|ip| format!("\"{ip}\"")).collect();
     writeln!(out, "source = [{}]", sources.join(", "))?;
@@ -102,12 +90,7 @@ fn write_pool(out: &mut String, pool: &PoolDraft) -> std::fmt::Result {
 
 /// `keepalive` as its value in the file.
 pub(super) fn keepalive(keepalive: Option<Keepalive>) -> String {
-    let Some(Keepalive {
-        idle_s,
-        interval_s,
-        count,
-    }) = keepalive
-    else {
+    let Some(Keepalive { idle_s, interval_s, count }) = keepalive else {
         return "\"off\"".into();
     };
     let [idle, interval] = [idle_s, interval_s].map(|s| duration(u32::from(s) * 1000));

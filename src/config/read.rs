@@ -33,11 +33,7 @@ pub(super) struct Section<'t, 'd> {
 
 impl<'e> Reader<'e> {
     pub(super) fn new(complaints: Complaints, env: &'e dyn Fn(&str) -> Option<String>) -> Self {
-        Self {
-            complaints,
-            env,
-            damaged: BTreeSet::new(),
-        }
+        Self { complaints, env, damaged: BTreeSet::new() }
     }
 
     /// From here on nothing is said about the line `at` is on.
@@ -100,25 +96,13 @@ impl<'e> Reader<'e> {
     }
 
     /// A table under `key`.
-    pub(super) fn table<'t, 'd>(
-        &mut self,
-        parent: &Section<'t, 'd>,
-        key: &str,
-    ) -> Option<Section<'t, 'd>> {
+    pub(super) fn table<'t, 'd>(&mut self, parent: &Section<'t, 'd>, key: &str) -> Option<Section<'t, 'd>> {
         let (name, value) = parent.table.get_key_value(key)?;
         match value.get_ref() {
-            DeValue::Table(table) => Some(Section {
-                called: format!("[{key}]"),
-                table,
-                at: value.span(),
-            }),
+            DeValue::Table(table) => Some(Section { called: format!("[{key}]"), table, at: value.span() }),
             other => {
                 let message = format!("`{key}` must be a table, found {}", kind(other));
-                self.advise(
-                    &name.span(),
-                    message,
-                    format!("write [{key}] on a line of its own"),
-                );
+                self.advise(&name.span(), message, format!("write [{key}] on a line of its own"));
                 None
             }
         }
@@ -156,10 +140,7 @@ impl<'e> Reader<'e> {
             return match value.get_ref() {
                 DeValue::String(_) => self.string(key, value).map(|one| vec![one]),
                 other => {
-                    let message = format!(
-                        "`{key}` must be a string or a list of strings, found {}",
-                        kind(other)
-                    );
+                    let message = format!("`{key}` must be a string or a list of strings, found {}", kind(other));
                     self.complain(&value.span(), message);
                     None
                 }
@@ -192,13 +173,7 @@ impl<'e> Reader<'e> {
     }
 
     /// Says that `text` is none of the words.
-    pub(super) fn refuse_word(
-        &mut self,
-        key: &str,
-        text: &Located<String>,
-        now: &[&str],
-        later: &[&str],
-    ) {
+    pub(super) fn refuse_word(&mut self, key: &str, text: &Located<String>, now: &[&str], later: &[&str]) {
         let use_one = match now {
             [only] => format!("write \"{only}\""),
             _ => format!("write one of \"{}\"", now.join("\", \"")),
@@ -209,25 +184,13 @@ impl<'e> Reader<'e> {
         }
         let near = did_you_mean(&text.value, now.iter().chain(later).copied());
         let help = near.map_or(use_one, |near| format!("did you mean \"{near}\"?"));
-        self.advise(
-            &text.at,
-            format!("unknown {key} {}", quote(&text.value)),
-            help,
-        );
+        self.advise(&text.at, format!("unknown {key} {}", quote(&text.value)), help);
     }
 
     /// A whole number within `limit`.
-    pub(super) fn count(
-        &mut self,
-        section: &Section<'_, '_>,
-        key: &str,
-        limit: Count,
-    ) -> Option<Located<u32>> {
+    pub(super) fn count(&mut self, section: &Section<'_, '_>, key: &str, limit: Count) -> Option<Located<u32>> {
         let value = section.table.get(key)?;
-        let (at, wanted) = (
-            value.span(),
-            format!("a number from {} to {}", limit.least, grouped(limit.most)),
-        );
+        let (at, wanted) = (value.span(), format!("a number from {} to {}", limit.least, grouped(limit.most)));
         let DeValue::Integer(number) = value.get_ref() else {
             let message = format!("`{key}` must be {wanted}, found {}", kind(value.get_ref()));
             match value.get_ref() {
@@ -254,12 +217,7 @@ impl<'e> Reader<'e> {
     }
 
     /// A duration within `limit`, in milliseconds.
-    pub(super) fn duration(
-        &mut self,
-        section: &Section<'_, '_>,
-        key: &str,
-        limit: &Millis,
-    ) -> Option<Located<u32>> {
+    pub(super) fn duration(&mut self, section: &Section<'_, '_>, key: &str, limit: &Millis) -> Option<Located<u32>> {
         let value = section.table.get(key)?;
         let at = value.span();
         if let DeValue::Integer(number) = value.get_ref() {
@@ -269,23 +227,12 @@ impl<'e> Reader<'e> {
                 Ok(n) => format!("write \"{n}s\" for seconds, or \"{n}ms\" for milliseconds"),
                 Err(_) => "write a string with a unit, like \"1500ms\" or \"5m\"".to_owned(),
             };
-            self.advise(
-                &at,
-                format!("`{key}` is {shown}, a duration without a unit"),
-                help,
-            );
+            self.advise(&at, format!("`{key}` is {shown}, a duration without a unit"), help);
             return None;
         }
         if !matches!(value.get_ref(), DeValue::String(_)) {
-            let message = format!(
-                "`{key}` must be a duration, found {}",
-                kind(value.get_ref())
-            );
-            self.advise(
-                &at,
-                message,
-                "write a string with a unit, like \"1500ms\" or \"5m\"",
-            );
+            let message = format!("`{key}` must be a duration, found {}", kind(value.get_ref()));
+            self.advise(&at, message, "write a string with a unit, like \"1500ms\" or \"5m\"");
             return None;
         }
         let text = self.string(key, value)?;
@@ -294,10 +241,7 @@ impl<'e> Reader<'e> {
         match u32::try_from(ms) {
             Ok(ms) if allowed || (ms == 0 && limit.zero.is_some()) => Some(Located::new(ms, at)),
             _ => {
-                self.complain(
-                    &at,
-                    format!("`{key}` is {}; {}", quote(&text.value), range(limit)),
-                );
+                self.complain(&at, format!("`{key}` is {}; {}", quote(&text.value), range(limit)));
                 None
             }
         }
@@ -310,8 +254,7 @@ impl<'e> Reader<'e> {
             DeValue::Boolean(truth) => Some(*truth),
             other => {
                 let message = format!("`{key}` must be true or false, found {}", kind(other));
-                let quoted =
-                    matches!(other, DeValue::String(text) if text == "true" || text == "false");
+                let quoted = matches!(other, DeValue::String(text) if text == "true" || text == "false");
                 match quoted {
                     true => self.advise(&value.span(), message, "leave the quotes out"),
                     false => self.complain(&value.span(), message),

@@ -17,9 +17,7 @@ const STEPS_MAX: usize = 16_000_000;
 pub(super) fn rotation(weights: &[u16]) -> Vec<u16> {
     let shares = scaled(weights);
     let total: i64 = shares.iter().sum();
-    let everyone: Vec<usize> = (0..shares.len())
-        .filter(|&index| shares[index] > 0)
-        .collect();
+    let everyone: Vec<usize> = (0..shares.len()).filter(|&index| shares[index] > 0).collect();
     if everyone.iter().all(|&index| shares[index] == 1) {
         return everyone.into_iter().map(dense).collect();
     }
@@ -53,10 +51,7 @@ fn by_turns(shares: &[i64]) -> Vec<u16> {
     }
     // a/b < c/d where all are positive: a*d < c*b, without rounding.
     turns.sort_by(|a, b| (a.0 * b.1, a.2).cmp(&(b.0 * a.1, b.2)));
-    turns
-        .into_iter()
-        .map(|(_, _, index)| dense(index))
-        .collect()
+    turns.into_iter().map(|(_, _, index)| dense(index)).collect()
 }
 
 fn dense(index: usize) -> u16 {
@@ -71,8 +66,7 @@ fn scaled(weights: &[u16]) -> Vec<i64> {
     let total: i64 = shares.iter().sum();
     if total > most {
         // Those rounded up to 1 take at most one entry each, which is set aside first.
-        let living =
-            i64::try_from(shares.iter().filter(|&&share| share > 0).count()).unwrap_or(most);
+        let living = i64::try_from(shares.iter().filter(|&&share| share > 0).count()).unwrap_or(most);
         for share in shares.iter_mut().filter(|share| **share > 0) {
             *share = (*share * (most - living) / total).max(1);
         }

@@ -37,11 +37,8 @@ fn pools_exist(reader: &mut Reader<'_>, draft: &Draft, seen: &Seen) {
         if pools.contains(wanted) || reader.complaints.is_full() {
             continue;
         }
-        let message = format!(
-            "listener {} uses pool {}, which does not exist",
-            quote(&listener.name.value),
-            quote(wanted)
-        );
+        let message =
+            format!("listener {} uses pool {}, which does not exist", quote(&listener.name.value), quote(wanted));
         let help = match did_you_mean(wanted, pools.iter().map(String::as_str)) {
             Some(near) => format!("did you mean \"{near}\"?"),
             None if value::name("pool", wanted).is_ok() => {
@@ -72,11 +69,7 @@ fn binds_are_free(reader: &mut Reader<'_>, draft: &Draft) {
         }));
     }
     if let Some(http) = draft.admin.http {
-        claims.push(Claim {
-            address: Address::Inet(http),
-            at: &draft.admin_http_at,
-            who: "admin.http".into(),
-        });
+        claims.push(Claim { address: Address::Inet(http), at: &draft.admin_http_at, who: "admin.http".into() });
     }
     claims.sort_by_key(|claim| claim.at.start);
     let mut exact: HashMap<&Address, usize> = HashMap::new();
@@ -95,10 +88,7 @@ fn binds_are_free(reader: &mut Reader<'_>, draft: &Draft) {
             mine.entry(port).or_insert(index);
         }
         if Some(&claim.address) == admin_socket(draft).as_ref() {
-            reader.complain(
-                claim.at,
-                format!("{} is the admin socket (admin.socket)", claim.address),
-            );
+            reader.complain(claim.at, format!("{} is the admin socket (admin.socket)", claim.address));
         }
         if let Some(other) = other.and_then(|other| claims.get(other)) {
             complain_of_collision(reader, claim, other);
@@ -114,16 +104,11 @@ fn complain_of_collision(reader: &mut Reader<'_>, claim: &Claim<'_>, other: &Cla
     let line = reader.complaints.line_of(other.at.start);
     let message = match claim.address == other.address {
         true => format!("{} is taken by {} (line {line})", claim.address, other.who),
-        false => format!(
-            "{} of {} and {} of {} (line {line}) overlap",
-            claim.address, claim.who, other.address, other.who
-        ),
+        false => {
+            format!("{} of {} and {} of {} (line {line}) overlap", claim.address, claim.who, other.address, other.who)
+        }
     };
-    reader.advise(
-        claim.at,
-        message,
-        "each address and port can be bound once; take one of the two out",
-    );
+    reader.advise(claim.at, message, "each address and port can be bound once; take one of the two out");
 }
 
 fn servers_differ(reader: &mut Reader<'_>, pool: &PoolDraft) {
@@ -133,36 +118,20 @@ fn servers_differ(reader: &mut Reader<'_>, pool: &PoolDraft) {
         let name: &str = &server.name.value;
         if let Some(first) = names.get(name) {
             let line = reader.complaints.line_of(first.start);
-            let message = format!(
-                "pool {} has two servers named {}",
-                quote(&pool.name.value),
-                quote(name)
-            );
-            reader.advise(
-                &server.name.at,
-                message,
-                format!("the first is on line {line}; give this one another name"),
-            );
+            let message = format!("pool {} has two servers named {}", quote(&pool.name.value), quote(name));
+            reader.advise(&server.name.at, message, format!("the first is on line {line}; give this one another name"));
         }
         names.entry(name).or_insert(&server.name.at);
         if let Some(first) = addresses.get(&server.address.value) {
             let line = reader.complaints.line_of(first.start);
-            let message = format!(
-                "pool {} has two servers at {}",
-                quote(&pool.name.value),
-                server.address.value
-            );
+            let message = format!("pool {} has two servers at {}", quote(&pool.name.value), server.address.value);
             reader.advise(
                 &server.address.at,
                 message,
-                format!(
-                    "the first is on line {line}; use `weight` to give one server a larger share"
-                ),
+                format!("the first is on line {line}; use `weight` to give one server a larger share"),
             );
         }
-        addresses
-            .entry(&server.address.value)
-            .or_insert(&server.address.at);
+        addresses.entry(&server.address.value).or_insert(&server.address.at);
     }
 }
 
@@ -172,43 +141,24 @@ fn somebody_serves(reader: &mut Reader<'_>, draft: &Draft, pool: &PoolDraft) {
     }
     let name = quote(&pool.name.value);
     if pool.servers.is_empty() {
-        let user = draft
-            .listeners
-            .iter()
-            .find(|listener| *listener.pool.value == *pool.name.value);
+        let user = draft.listeners.iter().find(|listener| *listener.pool.value == *pool.name.value);
         let otherwise = match user {
             Some(listener) => {
                 let line = reader.complaints.line_of(listener.name.at.start);
-                format!(
-                    "remove listener {} (line {line})",
-                    quote(&listener.name.value)
-                )
+                format!("remove listener {} (line {line})", quote(&listener.name.value))
             }
             None => "remove the pool".to_owned(),
         };
         let help = format!("add one to `servers`, or {otherwise}");
-        return reader.advise(
-            &pool.servers_at,
-            format!("pool {name} has no servers"),
-            help,
-        );
+        return reader.advise(&pool.servers_at, format!("pool {name} has no servers"), help);
     }
     if pool.servers.iter().all(|server| server.backup) {
         let help = "a backup steps in for another server; leave `backup` out of at least one";
-        return reader.advise(
-            &pool.servers_at,
-            format!("every server of pool {name} is a backup"),
-            help,
-        );
+        return reader.advise(&pool.servers_at, format!("every server of pool {name} is a backup"), help);
     }
     if pool.servers.iter().all(|server| server.weight == 0) {
-        let help =
-            "weight 0 takes no new sessions; give at least one server a weight from 1 to 256";
-        reader.advise(
-            &pool.servers_at,
-            format!("every server of pool {name} has weight 0"),
-            help,
-        );
+        let help = "weight 0 takes no new sessions; give at least one server a weight from 1 to 256";
+        reader.advise(&pool.servers_at, format!("every server of pool {name} has weight 0"), help);
     }
 }
 
@@ -234,14 +184,8 @@ fn sources_fit(reader: &mut Reader<'_>, pool: &PoolDraft) {
         if sources[..index].contains(source) {
             reader.complain(at, format!("source {source} is given twice"));
         }
-        if !pool.broken
-            && !inets.is_empty()
-            && inets.iter().all(|inet| inet.is_ipv6() != source.is_ipv6())
-        {
-            let message = format!(
-                "source {source} is {}, but no server of the pool is",
-                family(source.is_ipv6())
-            );
+        if !pool.broken && !inets.is_empty() && inets.iter().all(|inet| inet.is_ipv6() != source.is_ipv6()) {
+            let message = format!("source {source} is {}, but no server of the pool is", family(source.is_ipv6()));
             reader.complain(at, message);
         }
     }
@@ -256,19 +200,10 @@ fn sources_fit(reader: &mut Reader<'_>, pool: &PoolDraft) {
                 format!("server {who} is a unix socket, and the pool has `source`"),
                 "a unix socket has no source address; move this server to a pool of its own",
             ),
-            Address::Inet(inet)
-                if sources
-                    .iter()
-                    .all(|source| source.is_ipv6() != inet.is_ipv6()) =>
-            {
-                reader.complain(
-                    &server.address.at,
-                    format!(
-                        "server {who} is {0}, but `source` has no {0} address",
-                        family(inet.is_ipv6())
-                    ),
-                )
-            }
+            Address::Inet(inet) if sources.iter().all(|source| source.is_ipv6() != inet.is_ipv6()) => reader.complain(
+                &server.address.at,
+                format!("server {who} is {0}, but `source` has no {0} address", family(inet.is_ipv6())),
+            ),
             Address::Inet(_) => {}
         }
     }

@@ -27,11 +27,7 @@ pub(super) struct Seen {
 
 /// Reads the whole document.
 pub(super) fn read(reader: &mut Reader<'_>, document: &DeTable<'_>) -> (Draft, Seen) {
-    let root = Section {
-        called: keys::ROOT.place.into(),
-        table: document,
-        at: 0..0,
-    };
+    let root = Section { called: keys::ROOT.place.into(), table: document, at: 0..0 };
     reader.keys(&root, &keys::ROOT);
     let mut seen = Seen::default();
     let (admin, admin_http_at) = admin(reader, &root);
@@ -53,12 +49,7 @@ pub(super) fn meant(root: &Section<'_, '_>, key: &str) -> bool {
 }
 
 /// A top-level table with its keys checked; an empty one when it is absent.
-fn section<'t, 'd>(
-    reader: &mut Reader<'_>,
-    root: &Section<'t, 'd>,
-    key: &str,
-    keys: &Keys,
-) -> Option<Section<'t, 'd>> {
+fn section<'t, 'd>(reader: &mut Reader<'_>, root: &Section<'t, 'd>, key: &str, keys: &Keys) -> Option<Section<'t, 'd>> {
     let section = reader.table(root, key)?;
     reader.keys(&section, keys);
     Some(section)
@@ -78,23 +69,12 @@ fn global(reader: &mut Reader<'_>, root: &Section<'_, '_>) -> Global {
     };
     let engines = [("auto", Engine::Auto), ("io_uring", Engine::IoUring)];
     global.workers = workers(reader, &section).unwrap_or(Workers::Auto);
-    global.engine = reader
-        .choice(&section, "engine", &engines, keys::ENGINES_LATER)
-        .unwrap_or(Engine::Auto);
-    global.max_connections = reader
-        .count(&section, "max_connections", limits::CONNECTIONS)
-        .map(|count| count.value);
+    global.engine = reader.choice(&section, "engine", &engines, keys::ENGINES_LATER).unwrap_or(Engine::Auto);
+    global.max_connections = reader.count(&section, "max_connections", limits::CONNECTIONS).map(|count| count.value);
     global.user = account(reader, &section, "user");
     global.group = account(reader, &section, "group");
-    if let (Some((key, _)), false) = (
-        section.table.get_key_value("group"),
-        section.table.contains_key("user"),
-    ) {
-        reader.advise(
-            &key.span(),
-            "`group` without `user`",
-            "add `user`, or take `group` out",
-        );
+    if let (Some((key, _)), false) = (section.table.get_key_value("group"), section.table.contains_key("user")) {
+        reader.advise(&key.span(), "`group` without `user`", "add `user`, or take `group` out");
     }
     if let Some(drain) = reader.duration(&section, "drain_timeout", &limits::DRAIN) {
         global.drain_ms = drain.value;
@@ -111,15 +91,9 @@ fn workers(reader: &mut Reader<'_>, section: &Section<'_, '_>) -> Option<Workers
         }
         let help = match text.value.parse::<u16>() {
             Ok(n) => format!("write {n} without quotes"),
-            Err(_) => format!(
-                "write \"auto\", or a number from 1 to {}",
-                limits::WORKERS_MAX
-            ),
+            Err(_) => format!("write \"auto\", or a number from 1 to {}", limits::WORKERS_MAX),
         };
-        let message = format!(
-            "`workers` is {}, neither \"auto\" nor a number",
-            quote(&text.value)
-        );
+        let message = format!("`workers` is {}, neither \"auto\" nor a number", quote(&text.value));
         reader.advise(&text.at, message, help);
         return None;
     }
@@ -130,25 +104,15 @@ fn workers(reader: &mut Reader<'_>, section: &Section<'_, '_>) -> Option<Workers
 fn account(reader: &mut Reader<'_>, section: &Section<'_, '_>, key: &str) -> Option<String> {
     let text = reader.string(key, section.table.get(key)?)?;
     let fine = |c: char| !c.is_whitespace() && !c.is_control() && !":/,".contains(c);
-    if text.value.is_empty()
-        || text.value.len() > limits::ACCOUNT_BYTES_MAX
-        || !text.value.chars().all(fine)
-    {
-        reader.complain(
-            &text.at,
-            format!("{} cannot name a {key} of this system", quote(&text.value)),
-        );
+    if text.value.is_empty() || text.value.len() > limits::ACCOUNT_BYTES_MAX || !text.value.chars().all(fine) {
+        reader.complain(&text.at, format!("{} cannot name a {key} of this system", quote(&text.value)));
         return None;
     }
     Some(text.value)
 }
 
 fn log(reader: &mut Reader<'_>, root: &Section<'_, '_>) -> Log {
-    let mut log = Log {
-        target: LogTarget::Stdout,
-        format: LogFormat::Json,
-        access: true,
-    };
+    let mut log = Log { target: LogTarget::Stdout, format: LogFormat::Json, access: true };
     let Some(section) = section(reader, root, "log", &keys::LOG) else {
         return log;
     };
@@ -175,31 +139,19 @@ fn log_target(reader: &mut Reader<'_>, section: &Section<'_, '_>) -> Option<LogT
     let later = keys::TARGETS_LATER;
     if later.contains(&text.value.as_str()) {
         let message = format!("target {} is not supported yet", quote(&text.value));
-        reader.advise(
-            &text.at,
-            message,
-            "write \"stdout\", or the absolute path of a file",
-        );
+        reader.advise(&text.at, message, "write \"stdout\", or the absolute path of a file");
         return None;
     }
     let near = did_you_mean(&text.value, ["stdout"].iter().chain(later).copied());
-    let help = near.map_or(
-        "write \"stdout\", or the absolute path of a file".to_owned(),
-        |near| format!("did you mean \"{near}\"?"),
-    );
-    reader.advise(
-        &text.at,
-        format!("unknown target {}", quote(&text.value)),
-        help,
-    );
+    let help = near.map_or("write \"stdout\", or the absolute path of a file".to_owned(), |near| {
+        format!("did you mean \"{near}\"?")
+    });
+    reader.advise(&text.at, format!("unknown target {}", quote(&text.value)), help);
     None
 }
 
 fn admin(reader: &mut Reader<'_>, root: &Section<'_, '_>) -> (Admin, At) {
-    let mut admin = Admin {
-        socket: Some(PathBuf::from(limits::ADMIN_SOCKET_DEFAULT)),
-        http: None,
-    };
+    let mut admin = Admin { socket: Some(PathBuf::from(limits::ADMIN_SOCKET_DEFAULT)), http: None };
     let mut http_at = 0..0;
     let Some(section) = section(reader, root, "admin", &keys::ADMIN) else {
         return (admin, http_at);
@@ -223,11 +175,7 @@ fn admin(reader: &mut Reader<'_>, root: &Section<'_, '_>) -> (Admin, At) {
         let address = match text.value.starts_with("unix:") {
             false => reader.check(&text.at, value::inet(&text.value)),
             true => {
-                reader.advise(
-                    &text.at,
-                    "`http` is a TCP address",
-                    "the unix socket is `socket`",
-                );
+                reader.advise(&text.at, "`http` is a TCP address", "the unix socket is `socket`");
                 None
             }
         };
@@ -248,11 +196,7 @@ pub(super) fn named<'t, 'd>(
     let mut found = Vec::new();
     for (name, value) in parent.table.iter() {
         let DeValue::Table(table) = value.get_ref() else {
-            let message = format!(
-                "{what} {} must be a table, found {}",
-                quote(name.get_ref()),
-                kind(value.get_ref())
-            );
+            let message = format!("{what} {} must be a table, found {}", quote(name.get_ref()), kind(value.get_ref()));
             reader.advise(
                 &name.span(),
                 message,
@@ -260,31 +204,17 @@ pub(super) fn named<'t, 'd>(
             );
             continue;
         };
-        let section = Section {
-            called: format!("[{key}.{}]", name.get_ref()),
-            table,
-            at: value.span(),
-        };
-        if reader
-            .check(&name.span(), value::name(what, name.get_ref()))
-            .is_none()
-        {
+        let section = Section { called: format!("[{key}.{}]", name.get_ref()), table, at: value.span() };
+        if reader.check(&name.span(), value::name(what, name.get_ref())).is_none() {
             continue;
         }
         reader.keys(&section, keys);
-        found.push((
-            Located::new(Arc::from(name.get_ref().as_ref()), name.span()),
-            section,
-        ));
+        found.push((Located::new(Arc::from(name.get_ref().as_ref()), name.span()), section));
     }
     found
 }
 
-fn listeners(
-    reader: &mut Reader<'_>,
-    root: &Section<'_, '_>,
-    seen: &mut Seen,
-) -> Vec<ListenerDraft> {
+fn listeners(reader: &mut Reader<'_>, root: &Section<'_, '_>, seen: &mut Seen) -> Vec<ListenerDraft> {
     let Some(parent) = reader.table(root, "listeners") else {
         // A misspelt or mistyped table was complained of already.
         seen.listeners = usize::from(meant(root, "listeners"));
@@ -293,11 +223,7 @@ fn listeners(
     seen.listeners = parent.table.len();
     seen.listeners_at = parent.at.clone();
     if parent.table.len() > limits::LISTENERS_MAX {
-        let message = format!(
-            "{} listeners; most is {}",
-            parent.table.len(),
-            limits::LISTENERS_MAX
-        );
+        let message = format!("{} listeners; most is {}", parent.table.len(), limits::LISTENERS_MAX);
         reader.complain(&parent.at, message);
         return Vec::new();
     }
@@ -308,11 +234,7 @@ fn listeners(
             Some(value) => reader.string("pool", value),
             None => {
                 let message = format!("listener {} has no `pool`", quote(&name.value));
-                reader.advise(
-                    &section.at,
-                    message,
-                    "add `pool = \"NAME\"`, the pool its sessions go to",
-                );
+                reader.advise(&section.at, message, "add `pool = \"NAME\"`, the pool its sessions go to");
                 None
             }
         };
@@ -323,32 +245,15 @@ fn listeners(
     list
 }
 
-fn binds(
-    reader: &mut Reader<'_>,
-    name: &Located<Arc<str>>,
-    section: &Section<'_, '_>,
-) -> Vec<Located<Address>> {
+fn binds(reader: &mut Reader<'_>, name: &Located<Arc<str>>, section: &Section<'_, '_>) -> Vec<Located<Address>> {
     const HELP: &str = "add `bind = \"0.0.0.0:80\"`, or a list of addresses";
     let Some(value) = section.table.get("bind") else {
-        reader.advise(
-            &section.at,
-            format!("listener {} has no `bind`", quote(&name.value)),
-            HELP,
-        );
+        reader.advise(&section.at, format!("listener {} has no `bind`", quote(&name.value)), HELP);
         return Vec::new();
     };
     if matches!(value.get_ref(), DeValue::Array(items) if items.is_empty()) {
-        reader.advise(
-            &value.span(),
-            format!("listener {} binds to nothing", quote(&name.value)),
-            HELP,
-        );
+        reader.advise(&value.span(), format!("listener {} binds to nothing", quote(&name.value)), HELP);
     }
-    let texts = reader
-        .strings(section, "bind", limits::BINDS_MAX)
-        .unwrap_or_default();
-    texts
-        .iter()
-        .filter_map(|text| reader.check(&text.at, value::address(&text.value)))
-        .collect()
+    let texts = reader.strings(section, "bind", limits::BINDS_MAX).unwrap_or_default();
+    texts.iter().filter_map(|text| reader.check(&text.at, value::address(&text.value))).collect()
 }

@@ -26,13 +26,8 @@ const LOCAL: [&str; 8] = [
     "missing escaped value",
 ];
 /// Faults of a value that was meant to be a string.
-const UNQUOTED: [&str; 5] = [
-    "string values must be quoted",
-    "invalid boolean",
-    "invalid integer",
-    "invalid float",
-    "invalid datetime",
-];
+const UNQUOTED: [&str; 5] =
+    ["string values must be quoted", "invalid boolean", "invalid integer", "invalid float", "invalid datetime"];
 
 /// Complains of each line the parser does not understand, once. Gives the text that can be read on, with every place as
 /// it was; `None` when nothing in it can be trusted.
@@ -40,11 +35,7 @@ pub(super) fn check<'t>(reader: &mut Reader<'_>, text: &'t str) -> Option<Cow<'t
     let mut readable = Cow::Borrowed(text);
     let mut errors = DeTable::parse_recoverable(&readable).1;
     for _ in 0..ROUNDS_MAX {
-        let stops: Vec<At> = errors
-            .iter()
-            .filter(|error| error.message().starts_with(STOP))
-            .map(place)
-            .collect();
+        let stops: Vec<At> = errors.iter().filter(|error| error.message().starts_with(STOP)).map(place).collect();
         if stops.is_empty() {
             break;
         }
@@ -74,10 +65,7 @@ fn place(error: &Error) -> At {
 /// Makes a comment of the line `offset` is on, byte for byte.
 fn comment_out(text: &mut String, offset: usize) {
     let offset = offset.min(text.len());
-    let start = text.as_bytes()[..offset]
-        .iter()
-        .rposition(|&b| b == b'\n')
-        .map_or(0, |at| at + 1);
+    let start = text.as_bytes()[..offset].iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
     let length = text.as_bytes()[start..].iter().position(|&b| b == b'\n');
     let end = length.map_or(text.len(), |length| start + length);
     text.replace_range(start..end, &"#".repeat(end - start));
@@ -103,12 +91,9 @@ impl Shown {
         if at.start < self.twice_until {
             return true;
         }
-        if let Some((start, line)) = line_around(text, at.start).filter(|(_, line)| is_header(line))
-        {
+        if let Some((start, line)) = line_around(text, at.start).filter(|(_, line)| is_header(line)) {
             let below = start + line.len();
-            let next = text[below..]
-                .match_indices('\n')
-                .find(|(at, _)| is_header(&text[below + at + 1..]));
+            let next = text[below..].match_indices('\n').find(|(at, _)| is_header(&text[below + at + 1..]));
             self.twice_until = next.map_or(text.len(), |(at, _)| below + at + 1);
         }
         false
@@ -138,17 +123,9 @@ fn complain(reader: &mut Reader<'_>, text: &str, at: &At, message: &str) {
     } else if UNQUOTED.iter().any(|known| message.starts_with(known)) {
         unquoted(reader, text, at);
     } else if message.starts_with(STOP) {
-        reader.advise(
-            at,
-            "a key without a value",
-            "write KEY = VALUE, a [table], or a # comment",
-        );
+        reader.advise(at, "a key without a value", "write KEY = VALUE, a [table], or a # comment");
     } else if message.contains("array") || message.contains("inline table") {
-        reader.advise(
-            at,
-            format!("TOML: {message}"),
-            "is the list or table that begins before this closed?",
-        );
+        reader.advise(at, format!("TOML: {message}"), "is the list or table that begins before this closed?");
     } else {
         reader.complain(at, format!("TOML: {message}"));
     }
@@ -163,9 +140,7 @@ fn duplicate(reader: &mut Reader<'_>, text: &str, at: &At) {
     let found = text.get(at.clone()).unwrap_or("");
     let (what, first) = if is_header(line) {
         let header = line.trim().split_inclusive(']').next().unwrap_or(line);
-        let first = before
-            .iter()
-            .position(|line| line.trim_start().starts_with(header));
+        let first = before.iter().position(|line| line.trim_start().starts_with(header));
         (format!("table {}", short(header)), first)
     } else {
         let gives = |line: &&str| {
@@ -174,10 +149,7 @@ fn duplicate(reader: &mut Reader<'_>, text: &str, at: &At) {
         };
         let section = before.iter().rposition(|line| is_header(line)).unwrap_or(0);
         let first = before[section.min(before.len())..].iter().position(gives);
-        (
-            format!("key {}", tick(found)),
-            first.map(|line| line + section),
-        )
+        (format!("key {}", tick(found)), first.map(|line| line + section))
     };
     let help = match first {
         Some(index) => format!("the first is on line {}; keep one of them", index + 1),
@@ -193,14 +165,8 @@ fn unquoted(reader: &mut Reader<'_>, text: &str, at: &At) {
     };
     let edge = |c: char| c.is_whitespace() || "=,[]{}#\"'".contains(c);
     let offset = (at.start - start).min(line.len());
-    let (left, right) = (
-        line.get(..offset).unwrap_or(""),
-        line.get(offset..).unwrap_or(""),
-    );
-    let from = start
-        + left.rfind(edge).map_or(0, |edge| {
-            edge + left[edge..].chars().next().map_or(1, char::len_utf8)
-        });
+    let (left, right) = (line.get(..offset).unwrap_or(""), line.get(offset..).unwrap_or(""));
+    let from = start + left.rfind(edge).map_or(0, |edge| edge + left[edge..].chars().next().map_or(1, char::len_utf8));
     let to = start + offset + right.find(edge).unwrap_or(right.len());
     let word = text.get(from..to).unwrap_or("");
     if word.is_empty() {

@@ -17,25 +17,15 @@ pub(super) struct Fault {
 
 impl Fault {
     fn new(message: impl Into<String>, help: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            help: Some(help.into()),
-        }
+        Self { message: message.into(), help: Some(help.into()) }
     }
 }
 
-const UNITS: [(&str, u64); 5] = [
-    ("ms", 1),
-    ("s", 1_000),
-    ("m", 60_000),
-    ("h", 3_600_000),
-    ("d", 86_400_000),
-];
+const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
 /// Reads `"250ms"`, `"5m"`, `"1h30m"` as milliseconds. Units go from large to small, each once.
 pub(super) fn duration(text: &str) -> Result<u64, Fault> {
-    const HELP: &str =
-        "write whole numbers with units, like \"250ms\", \"5m\" or \"1h30m\" (ms, s, m, h, d)";
+    const HELP: &str = "write whole numbers with units, like \"250ms\", \"5m\" or \"1h30m\" (ms, s, m, h, d)";
     let bad = || Fault::new(format!("{} is no duration", quote(text)), HELP);
     if text.is_empty() {
         return Err(bad());
@@ -48,10 +38,7 @@ pub(super) fn duration(text: &str) -> Result<u64, Fault> {
             }
             _ => HELP.to_owned(),
         };
-        return Err(Fault::new(
-            format!("duration {} has no unit", quote(text)),
-            help,
-        ));
+        return Err(Fault::new(format!("duration {} has no unit", quote(text)), help));
     }
     let (mut rest, mut total, mut above) = (text, 0_u64, u64::MAX);
     while !rest.is_empty() {
@@ -59,19 +46,13 @@ pub(super) fn duration(text: &str) -> Result<u64, Fault> {
         let number: u64 = rest[..digits].parse().map_err(|_| bad())?;
         rest = &rest[digits..];
         let letters = rest.bytes().take_while(u8::is_ascii_alphabetic).count();
-        let (_, unit) = UNITS
-            .into_iter()
-            .find(|(name, _)| *name == &rest[..letters])
-            .ok_or_else(bad)?;
+        let (_, unit) = UNITS.into_iter().find(|(name, _)| *name == &rest[..letters]).ok_or_else(bad)?;
         if unit >= above {
             return Err(bad());
         }
         above = unit;
         rest = &rest[letters..];
-        total = number
-            .checked_mul(unit)
-            .and_then(|part| total.checked_add(part))
-            .ok_or_else(bad)?;
+        total = number.checked_mul(unit).and_then(|part| total.checked_add(part)).ok_or_else(bad)?;
     }
     Ok(total)
 }
@@ -104,10 +85,7 @@ pub(super) fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result
         }
         out.push_str(before);
         let Some(end) = after.find('}') else {
-            return Err(Fault::new(
-                "`${` is never closed",
-                "close it with `}`, or write `$${` for the two characters",
-            ));
+            return Err(Fault::new("`${` is never closed", "close it with `}`, or write `$${` for the two characters"));
         };
         let name = &after[..end];
         if !is_variable(name) {
@@ -131,10 +109,7 @@ pub(super) fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result
     out.push_str(rest);
     if out.len() > STRING_BYTES_MAX {
         return Err(Fault {
-            message: format!(
-                "this string has {} bytes; most is {STRING_BYTES_MAX}",
-                out.len()
-            ),
+            message: format!("this string has {} bytes; most is {STRING_BYTES_MAX}", out.len()),
             help: None,
         });
     }
@@ -149,9 +124,7 @@ pub(super) fn unexpanded(text: &str) -> String {
 fn is_variable(name: &str) -> bool {
     let mut bytes = name.bytes();
     name.len() <= 128
-        && bytes
-            .next()
-            .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+        && bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
         && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
@@ -159,27 +132,15 @@ fn is_variable(name: &str) -> bool {
 pub(super) fn name(what: &str, text: &str) -> Result<(), Fault> {
     let fine = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
     if text.is_empty() {
-        return Err(Fault::new(
-            format!("the name of a {what} is empty"),
-            NAME_HELP,
-        ));
+        return Err(Fault::new(format!("the name of a {what} is empty"), NAME_HELP));
     }
     if text.len() > NAME_BYTES_MAX {
-        let message = format!(
-            "the name of a {what} has {} bytes; most is {NAME_BYTES_MAX}",
-            text.len()
-        );
-        return Err(Fault {
-            message,
-            help: None,
-        });
+        let message = format!("the name of a {what} has {} bytes; most is {NAME_BYTES_MAX}", text.len());
+        return Err(Fault { message, help: None });
     }
     match text.bytes().all(fine) {
         true => Ok(()),
-        false => Err(Fault::new(
-            format!("{} cannot name a {what}", quote(text)),
-            NAME_HELP,
-        )),
+        false => Err(Fault::new(format!("{} cannot name a {what}", quote(text)), NAME_HELP)),
     }
 }
 
@@ -197,10 +158,7 @@ pub(super) fn address(text: &str) -> Result<Address, Fault> {
 pub(super) fn unix_path(path: &str) -> Result<PathBuf, Fault> {
     if path.len() > UNIX_PATH_BYTES_MAX {
         return Err(Fault::new(
-            format!(
-                "the path of this socket has {} bytes; most is {UNIX_PATH_BYTES_MAX}",
-                path.len()
-            ),
+            format!("the path of this socket has {} bytes; most is {UNIX_PATH_BYTES_MAX}", path.len()),
             "the kernel allows no more (unix(7)); use a shorter directory",
         ));
     }
@@ -228,10 +186,7 @@ pub(super) fn absolute(path: &str) -> Result<PathBuf, Fault> {
 pub(super) fn inet(text: &str) -> Result<SocketAddr, Fault> {
     let address: SocketAddr = text.parse().map_err(|_| not_inet(text))?;
     if address.port() == 0 {
-        return Err(Fault::new(
-            format!("{} has port 0", quote(text)),
-            "a port is from 1 to 65535",
-        ));
+        return Err(Fault::new(format!("{} has port 0", quote(text)), "a port is from 1 to 65535"));
     }
     plain(address.ip())?;
     Ok(address)
@@ -244,10 +199,7 @@ pub(super) fn ip(text: &str) -> Result<IpAddr, Fault> {
             format!("{} has a port", quote(text)),
             format!("write \"{}\"; the kernel chooses the port", socket.ip()),
         ),
-        Err(_) => Fault::new(
-            format!("{} is no IP address", quote(text)),
-            "write it like \"10.0.0.1\" or \"fd00::1\"",
-        ),
+        Err(_) => Fault::new(format!("{} is no IP address", quote(text)), "write it like \"10.0.0.1\" or \"fd00::1\""),
     })?;
     plain(address)?;
     Ok(address)
@@ -258,10 +210,7 @@ fn plain(address: IpAddr) -> Result<(), Fault> {
     if let IpAddr::V6(v6) = address
         && let Some(v4) = v6.to_ipv4_mapped()
     {
-        return Err(Fault::new(
-            format!("{v6} is an IPv4 address in IPv6 dress"),
-            format!("write {v4}"),
-        ));
+        return Err(Fault::new(format!("{v6} is an IPv4 address in IPv6 dress"), format!("write {v4}")));
     }
     let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
     if address.is_multicast() || broadcast {
@@ -278,10 +227,7 @@ fn not_inet(text: &str) -> Fault {
     const FORMS: &str = "write \"10.0.0.1:80\", \"[fd00::1]:80\" or \"unix:/path\"";
     match text.parse() {
         Ok(IpAddr::V4(v4)) => {
-            return Fault::new(
-                format!("{} has no port", quote(text)),
-                format!("write \"{v4}:80\""),
-            );
+            return Fault::new(format!("{} has no port", quote(text)), format!("write \"{v4}:80\""));
         }
         Ok(IpAddr::V6(_)) => {
             return Fault::new(
@@ -293,10 +239,9 @@ fn not_inet(text: &str) -> Fault {
     }
     if let Some(rest) = text.strip_prefix('[') {
         return match rest.split_once(']') {
-            Some((host, "")) if host.parse::<IpAddr>().is_ok() => Fault::new(
-                format!("{} has no port", quote(text)),
-                format!("write \"[{host}]:80\""),
-            ),
+            Some((host, "")) if host.parse::<IpAddr>().is_ok() => {
+                Fault::new(format!("{} has no port", quote(text)), format!("write \"[{host}]:80\""))
+            }
             _ => Fault::new(format!("{} is no address", quote(text)), FORMS),
         };
     }
@@ -314,22 +259,13 @@ fn not_inet(text: &str) -> Fault {
         let port = if port.is_empty() { "80" } else { port };
         return Fault::new(
             format!("{} does not say which addresses", quote(text)),
-            format!(
-                "write \"0.0.0.0:{port}\" for all of IPv4, \"[::]:{port}\" for all of IPv6, or both"
-            ),
+            format!("write \"0.0.0.0:{port}\" for all of IPv4, \"[::]:{port}\" for all of IPv6, or both"),
         );
     }
     if host.parse::<IpAddr>().is_ok() {
         let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
-        let what = if digits {
-            "a port above 65535"
-        } else {
-            "no numeric port"
-        };
-        return Fault::new(
-            format!("{} has {what}", quote(text)),
-            "a port is from 1 to 65535",
-        );
+        let what = if digits { "a port above 65535" } else { "no numeric port" };
+        return Fault::new(format!("{} has {what}", quote(text)), "a port is from 1 to 65535");
     }
     let hostlike = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
     let numeric = host.bytes().all(|b| b.is_ascii_digit() || b == b'.');
@@ -349,14 +285,9 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, ms) in [
-            ("250ms", 250),
-            ("5m", 300_000),
-            ("1h30m", 5_400_000),
-            ("0s", 0),
-            ("1d1ms", 86_400_001),
-            ("055s", 55_000),
-        ] {
+        for (text, ms) in
+            [("250ms", 250), ("5m", 300_000), ("1h30m", 5_400_000), ("0s", 0), ("1d1ms", 86_400_001), ("055s", 55_000)]
+        {
             assert_eq!(duration(text), Ok(ms), "{text}");
         }
         for text in [
@@ -399,13 +330,7 @@ mod tests {
 
     #[test]
     fn addresses() {
-        for text in [
-            "10.0.0.1:80",
-            "[::1]:80",
-            "[fe80::1%2]:80",
-            "unix:/run/a.sock",
-            "0.0.0.0:65535",
-        ] {
+        for text in ["10.0.0.1:80", "[::1]:80", "[fe80::1%2]:80", "unix:/run/a.sock", "0.0.0.0:65535"] {
             assert_eq!(address(text).expect(text).to_string(), text);
         }
         for (text, part) in [

@@ -75,7 +75,11 @@ pub struct Faults {
 
 impl Faults {
     pub fn draw(rng: &mut Rng) -> Self {
-        let mut some = |max: u64| if rng.chance(500) { 0 } else { rng.size(max) as u32 };
+        let mut some = |max: u64| match rng.below(4) {
+            0 | 1 => 0,
+            2 => rng.size(max) as u32,
+            _ => rng.range(1, max) as u32,
+        };
         let mut faults = Self {
             latency: some(700),
             sluggish: some(300),

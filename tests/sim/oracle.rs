@@ -320,6 +320,7 @@ impl World {
         };
         let Some(ending) = record.ending else {
             assert!(!self.pairs[number].over, "session {number} is over, and a record says that it goes on");
+            self.see("a session is recorded while it lives");
             return;
         };
         note!(self, "  session {number} ends: {} (errno {})", ending.reason(), record.errno);

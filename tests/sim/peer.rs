@@ -67,7 +67,11 @@ impl Peer {
         };
         let chunk = |rng: &mut Rng| {
             let least = sends / 40 + 1;
-            if !bulk && rng.chance(faults.dribble) { least + rng.below(7) } else { least + rng.size(4 << 20) }
+            match rng.below(1000) as u32 {
+                _ if bulk && rng.chance(500) => 8 << 20,
+                n if n < faults.dribble && !bulk => least + rng.below(7),
+                _ => least + rng.size(4 << 20),
+            }
         };
         let finale = if rng.chance(faults.silent) {
             Finale::Silence

@@ -40,12 +40,13 @@ struct Run {
 }
 
 /// What a few hundred seeds must have met.
-pub const RARE: [&str; 9] = [
+pub const RARE: [&str; 10] = [
     "a box is full",
     "a connection is handed over",
     "a connection is taken from the queue of a closing door",
     "a direction stops at its budget",
     "a session that began before a reload connects to a server the reload removed",
+    "a session is recorded while it lives",
     "a splice",
     "a watch lapses",
     "accept finds a shortage",
@@ -134,6 +135,10 @@ impl Run {
             let terms = self.world.terms(attempt.target);
             let immortal = terms.idle_ns == 0 && terms.lifetime_ns == 0 && pair.relaying && !pair.half;
             assert!(pair.over || immortal, "session {number} lives on in silence");
+        }
+        if self.world.rng.chance(50) {
+            // Who may live for ever is heard of every five minutes.
+            self.advance_to(self.world.now + 700_000 * MS);
         }
         self.world.frozen = self.world.rng.chance(500);
     }

@@ -31,7 +31,8 @@ impl Backend {
         let address = listener.local_addr()?;
         let open = Arc::new(Open::default());
         let shared = Arc::clone(&open);
-        let thread = thread::Builder::new().name(format!("web-{name}")).spawn(move || serve(name, &listener, &shared))?;
+        let thread =
+            thread::Builder::new().name(format!("web-{name}")).spawn(move || serve(name, &listener, &shared))?;
         Ok(Self { address, open, thread: Some(thread) })
     }
 }

@@ -52,7 +52,10 @@ fn play(demo: &Demo, stage: &Stage) -> anyhow::Result<()> {
         return theatre.close(stage);
     }
     stage.line("");
-    stage.line(&format!("The balancer stays at {}: reload the page and the server changes.", stage.bold(&theatre.url())));
+    stage.line(&format!(
+        "The balancer stays at {}: reload the page and the server changes.",
+        stage.bold(&theatre.url())
+    ));
     stage.line(&format!("What Prometheus would see: {}", stage.bold(&theatre.metrics_url())));
     stage.line("Ctrl-C ends it.");
     farewell.wait().context("cannot wait for Ctrl-C")?;

@@ -55,7 +55,11 @@ pub(super) fn open(stage: &Stage) -> anyhow::Result<Theatre> {
     let status = theatre.guest.status();
     let workers = status.workers.len();
     let engine = &status.engine;
-    stage.line(&format!("  ringway  {}  ({workers} {}, {engine})", theatre.address, if workers == 1 { "worker" } else { "workers" }));
+    stage.line(&format!(
+        "  ringway  {}  ({workers} {}, {engine})",
+        theatre.address,
+        if workers == 1 { "worker" } else { "workers" }
+    ));
     Ok(theatre)
 }
 

@@ -88,13 +88,7 @@ pub struct Exchange {
 impl Exchange {
     /// All connections closed.
     pub fn new(plan: Plan, dialer: Dialer) -> Self {
-        let closed = || Link {
-            socket: None,
-            phase: Phase::Closed,
-            writable: false,
-            intended_ns: 0,
-            since_ns: 0,
-        };
+        let closed = || Link { socket: None, phase: Phase::Closed, writable: false, intended_ns: 0, since_ns: 0 };
         let links = (0..plan.connections).map(|_| closed()).collect();
         let (idle, unopened) = match plan.fresh {
             true => ((0..plan.connections).collect(), 0),
@@ -194,10 +188,7 @@ impl Exchange {
             if sent > 0 {
                 gear.tally.bytes_out += sent;
                 self.connected(slot, gear);
-                self.links[slot].phase = Phase::Asking {
-                    unsent,
-                    received: 0,
-                };
+                self.links[slot].phase = Phase::Asking { unsent, received: 0 };
                 self.asking += 1;
                 self.finish_if_answered(slot, gear);
             }
@@ -206,10 +197,7 @@ impl Exchange {
         if fresh && self.plan.response_bytes == 0 && is_connected(socket)? {
             self.connected(slot, gear);
             self.asking += 1;
-            self.links[slot].phase = Phase::Asking {
-                unsent: 0,
-                received: 0,
-            };
+            self.links[slot].phase = Phase::Asking { unsent: 0, received: 0 };
             self.finish_if_answered(slot, gear);
             return Ok(());
         }
@@ -243,10 +231,7 @@ impl Exchange {
 
     /// Starts the operation of a connection that stands.
     fn ask(&mut self, slot: usize, gear: &mut Gear) {
-        self.links[slot].phase = Phase::Asking {
-            unsent: self.plan.request_bytes,
-            received: 0,
-        };
+        self.links[slot].phase = Phase::Asking { unsent: self.plan.request_bytes, received: 0 };
         self.asking += 1;
         match self.push(slot, gear) {
             Ok(()) => self.finish_if_answered(slot, gear),
@@ -323,13 +308,9 @@ impl Exchange {
         }
         let now_ns = gear.clock.now_ns();
         gear.tally.ops += 1;
-        gear.tally
-            .latency
-            .record(now_ns.saturating_sub(link.intended_ns));
+        gear.tally.latency.record(now_ns.saturating_sub(link.intended_ns));
         if self.plan.rate.is_some() {
-            gear.tally
-                .service
-                .record(now_ns.saturating_sub(link.since_ns));
+            gear.tally.service.record(now_ns.saturating_sub(link.since_ns));
         }
         self.asking -= 1;
         match self.plan.fresh {
@@ -426,19 +407,15 @@ impl Exchange {
             Broken::Failed(error) => self.fail_with(slot, &error, gear),
             Broken::End => {
                 let why = match self.links[slot].phase {
-                    Phase::Asking { received, .. } => format!(
-                        "closed after {received} of {} bytes of the response",
-                        self.plan.response_bytes
-                    ),
+                    Phase::Asking { received, .. } => {
+                        format!("closed after {received} of {} bytes of the response", self.plan.response_bytes)
+                    }
                     _ => "closed a connection that was idle".to_owned(),
                 };
                 self.fail(slot, Fault::ClosedEarly, &why, gear);
             }
             Broken::Surplus => {
-                let why = format!(
-                    "sent more than the {} bytes of a response",
-                    self.plan.response_bytes
-                );
+                let why = format!("sent more than the {} bytes of a response", self.plan.response_bytes);
                 self.fail(slot, Fault::Mismatch, &why, gear);
             }
             Broken::Differs(offset) => {

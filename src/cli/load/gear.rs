@@ -175,8 +175,7 @@ impl Gear {
     /// When epoll does not take it.
     pub fn watch(&self, socket: &Socket, slot: usize, writable: bool) -> io::Result<()> {
         let fd = socket.as_raw_fd();
-        self.registry
-            .register(&mut SourceFd(&fd), Token(slot), interest(writable))
+        self.registry.register(&mut SourceFd(&fd), Token(slot), interest(writable))
     }
 
     /// Reports writability too, from now on.
@@ -186,8 +185,7 @@ impl Gear {
     /// When epoll does not take it.
     pub fn watch_writable(&self, socket: &Socket, slot: usize) -> io::Result<()> {
         let fd = socket.as_raw_fd();
-        self.registry
-            .reregister(&mut SourceFd(&fd), Token(slot), interest(true))
+        self.registry.reregister(&mut SourceFd(&fd), Token(slot), interest(true))
     }
 
     /// Measures from here: what came before was preparation.
@@ -256,10 +254,7 @@ impl Gear {
         }
         if left_ns < COARSE_NS && self.alarm_at_ns != at_ns {
             self.alarm_at_ns = at_ns;
-            self.alarm.set(
-                Expiration::OneShot(TimeSpec::nanoseconds(left_ns as i64)),
-                TimerSetTimeFlags::empty(),
-            )?;
+            self.alarm.set(Expiration::OneShot(TimeSpec::nanoseconds(left_ns as i64)), TimerSetTimeFlags::empty())?;
         }
         Ok(Duration::from_nanos(SWEEP_NS))
     }

@@ -91,11 +91,7 @@ impl Hold {
             Ok(socket) => (Some(socket), None),
             Err(error) => (None, Some(error)),
         };
-        self.links.push(Link {
-            socket,
-            phase: Phase::Opening,
-            since_ns: now_ns,
-        });
+        self.links.push(Link { socket, phase: Phase::Opening, since_ns: now_ns });
         if let Some(error) = error {
             self.fail_with(slot, &error, gear);
         }
@@ -174,8 +170,7 @@ impl Hold {
 
     fn fail(&mut self, slot: usize, fault: Fault, why: &str, gear: &mut Gear) {
         let target = self.dialer.target();
-        gear.tally
-            .fault(fault, || format!("{target}: a held connection: {why}"));
+        gear.tally.fault(fault, || format!("{target}: a held connection: {why}"));
         self.retire(slot, gear);
     }
 
@@ -250,9 +245,7 @@ impl Drill for Hold {
             self.ping(intended_ns, gear);
         }
         let next_ns = self.pings.as_ref().and_then(Pace::next_ns);
-        Ok(Next::At(
-            next_ns.map_or(until_ns, |next_ns| next_ns.min(until_ns)),
-        ))
+        Ok(Next::At(next_ns.map_or(until_ns, |next_ns| next_ns.min(until_ns))))
     }
 
     fn sweep(&mut self, now_ns: u64, gear: &mut Gear) {

@@ -116,11 +116,7 @@ fn manner_of(serve: &Serve) -> Manner {
             (Mode::Source, bytes) => bytes,
             _ => serve.response,
         },
-        name: serve
-            .name
-            .as_ref()
-            .map(|name| format!("{name}\n").into_bytes())
-            .unwrap_or_default(),
+        name: serve.name.as_ref().map(|name| format!("{name}\n").into_bytes()).unwrap_or_default(),
         leave,
         delay: serve.delay,
         verify: serve.verify,
@@ -152,11 +148,7 @@ fn exchange_plan(extent: &Extent, request: u64, response: u64, fresh: bool) -> e
     }
 }
 
-fn exchange_main(
-    kind: &'static str,
-    common: &Common,
-    whole: exchange::Plan,
-) -> anyhow::Result<bool> {
+fn exchange_main(kind: &'static str, common: &Common, whole: exchange::Plan) -> anyhow::Result<bool> {
     let asked = json!({
         "request_bytes": whole.request_bytes,
         "response_bytes": whole.response_bytes,
@@ -229,18 +221,8 @@ where
     Ok(outcome.tally.faults() == 0 || common.allow_errors)
 }
 
-fn print(
-    kind: &'static str,
-    asked: Map<String, Value>,
-    outcome: &Outcome,
-    as_json: bool,
-) -> anyhow::Result<()> {
-    let report = Report {
-        kind,
-        asked,
-        tally: &outcome.tally,
-        interrupted: outcome.interrupted,
-    };
+fn print(kind: &'static str, asked: Map<String, Value>, outcome: &Outcome, as_json: bool) -> anyhow::Result<()> {
+    let report = Report { kind, asked, tally: &outcome.tally, interrupted: outcome.interrupted };
     report.print(as_json).context("cannot write the report")
 }
 

@@ -17,11 +17,7 @@ enum Schedule {
     /// An operation starts whenever a connection is free.
     Closed,
     /// Operation `next` starts at `origin_ns + next * interval_ns`.
-    Fixed {
-        origin_ns: f64,
-        interval_ns: f64,
-        next: u64,
-    },
+    Fixed { origin_ns: f64, interval_ns: f64, next: u64 },
 }
 
 impl Pace {
@@ -30,17 +26,9 @@ impl Pace {
     pub fn new(rate: Option<f64>, origin_ns: u64, count: u64, until_ns: u64) -> Self {
         let schedule = match rate {
             None => Schedule::Closed,
-            Some(rate) => Schedule::Fixed {
-                origin_ns: origin_ns as f64,
-                interval_ns: 1e9 / rate,
-                next: 0,
-            },
+            Some(rate) => Schedule::Fixed { origin_ns: origin_ns as f64, interval_ns: 1e9 / rate, next: 0 },
         };
-        Self {
-            schedule,
-            left: count,
-            until_ns,
-        }
+        Self { schedule, left: count, until_ns }
     }
 
     /// The intended start of an operation that may start now, if there is one.
@@ -52,11 +40,7 @@ impl Pace {
         let intended_ns = match &mut self.schedule {
             Schedule::Closed if now_ns < self.until_ns => now_ns,
             Schedule::Closed => return None,
-            Schedule::Fixed {
-                origin_ns,
-                interval_ns,
-                next,
-            } => {
+            Schedule::Fixed { origin_ns, interval_ns, next } => {
                 let intended_ns = (*origin_ns + *next as f64 * *interval_ns) as u64;
                 if intended_ns > now_ns || intended_ns.max(now_ns) >= self.until_ns {
                     return None;
@@ -72,11 +56,9 @@ impl Pace {
     /// When the next operation is meant to start; `None` when any moment will do, or there is no next one.
     pub fn next_ns(&self) -> Option<u64> {
         match self.schedule {
-            Schedule::Fixed {
-                origin_ns,
-                interval_ns,
-                next,
-            } if self.left > 0 => Some((origin_ns + next as f64 * interval_ns) as u64),
+            Schedule::Fixed { origin_ns, interval_ns, next } if self.left > 0 => {
+                Some((origin_ns + next as f64 * interval_ns) as u64)
+            }
             _ => None,
         }
     }
@@ -85,11 +67,7 @@ impl Pace {
     pub fn backlog(&self, now_ns: u64) -> u64 {
         match self.schedule {
             Schedule::Closed => 0,
-            Schedule::Fixed {
-                origin_ns,
-                interval_ns,
-                next,
-            } => {
+            Schedule::Fixed { origin_ns, interval_ns, next } => {
                 let end_ns = now_ns.min(self.until_ns) as f64;
                 let due = ((end_ns - origin_ns) / interval_ns).ceil().max(0.0) as u64;
                 due.saturating_sub(next).min(self.left)
@@ -126,11 +104,7 @@ mod tests {
 
     /// Drives one connection to a server that answers in `service_ns`, but stands still during `stall`.
     /// Returns latencies (from the intended start, from the send) in order, and the largest backlog.
-    fn against(
-        mut pace: Pace,
-        service_ns: u64,
-        stall: std::ops::Range<u64>,
-    ) -> (Vec<(u64, u64)>, u64) {
+    fn against(mut pace: Pace, service_ns: u64, stall: std::ops::Range<u64>) -> (Vec<(u64, u64)>, u64) {
         let (mut now, mut backlog_max) = (0, 0);
         let mut latencies = Vec::new();
         while !pace.is_over(now) {

@@ -70,12 +70,7 @@ mod tests {
     #[test]
     fn any_cut_is_the_same_stream() {
         let whole = stream(0, 700_000);
-        for (from, to) in [
-            (0, 1),
-            (65_520, 65_523),
-            (100_000, 700_000),
-            (65_521, 131_042),
-        ] {
+        for (from, to) in [(0, 1), (65_520, 65_523), (100_000, 700_000), (65_521, 131_042)] {
             assert_eq!(stream(from as u64, to - from), whole[from..to]);
             assert_eq!(check(from as u64, &whole[from..to]), Ok(()));
         }

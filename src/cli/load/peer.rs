@@ -195,12 +195,7 @@ impl Peer {
     /// # Errors
     ///
     /// Why the connection is to be given up.
-    pub fn pump(
-        &mut self,
-        manner: &Manner,
-        scratch: &mut Scratch,
-        tally: &mut Tally,
-    ) -> Result<Wants, Broken> {
+    pub fn pump(&mut self, manner: &Manner, scratch: &mut Scratch, tally: &mut Tally) -> Result<Wants, Broken> {
         let budget = (self.sent + self.received).saturating_add(BUDGET_BYTES);
         loop {
             if self.phase == Phase::Closing {
@@ -292,12 +287,7 @@ impl Peer {
     }
 
     /// Reads once, and does with it what the mode says.
-    fn pull(
-        &mut self,
-        manner: &Manner,
-        scratch: &mut Scratch,
-        tally: &mut Tally,
-    ) -> Result<(), Broken> {
+    fn pull(&mut self, manner: &Manner, scratch: &mut Scratch, tally: &mut Tally) -> Result<(), Broken> {
         let keeps = match manner.mode {
             Mode::Echo | Mode::Greet => true,
             Mode::Sink => manner.verify,
@@ -383,9 +373,7 @@ impl Peer {
             Some((bytes_max, _)) if manner.mode != Mode::Sink => bytes_max - self.sent,
             _ => u64::MAX,
         };
-        let cut = bytes
-            .len()
-            .min(usize::try_from(allowed).unwrap_or(usize::MAX));
+        let cut = bytes.len().min(usize::try_from(allowed).unwrap_or(usize::MAX));
         let sent = send(&self.socket, &bytes[..cut])?;
         self.sent += sent as u64;
         tally.bytes_out += sent as u64;

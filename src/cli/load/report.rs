@@ -51,10 +51,8 @@ impl Report<'_> {
 
     fn json(&self) -> Value {
         let tally = self.tally;
-        let errors: Map<String, Value> = Fault::ALL
-            .iter()
-            .map(|fault| (fault.name().to_owned(), tally.faults_of(*fault).into()))
-            .collect();
+        let errors: Map<String, Value> =
+            Fault::ALL.iter().map(|fault| (fault.name().to_owned(), tally.faults_of(*fault).into())).collect();
         let mut object = Map::new();
         object.insert("kind".to_owned(), self.kind.into());
         object.extend(self.asked.clone());
@@ -109,16 +107,11 @@ impl Report<'_> {
             ),
         );
         if tally.missed + tally.backlog_max > 0 {
-            line(
-                "behind",
-                format!("{} missed, backlog {}", tally.missed, tally.backlog_max),
-            );
+            line("behind", format!("{} missed, backlog {}", tally.missed, tally.backlog_max));
         }
-        for (label, latencies) in [
-            ("latency", &tally.latency),
-            ("service", &tally.service),
-            ("connect", &tally.connect),
-        ] {
+        for (label, latencies) in
+            [("latency", &tally.latency), ("service", &tally.service), ("connect", &tally.connect)]
+        {
             if latencies.count() > 0 {
                 line(label, percentiles_line(latencies));
             }
@@ -183,12 +176,7 @@ mod tests {
         tally.latency.record(1_500_000);
         tally.ops = 2;
         tally.elapsed_ns = 500_000_000;
-        let report = Report {
-            kind: "request",
-            asked: Map::new(),
-            tally: &tally,
-            interrupted: false,
-        };
+        let report = Report { kind: "request", asked: Map::new(), tally: &tally, interrupted: false };
         let json = report.json();
         assert_eq!(json["rate"], 4.0);
         assert_eq!(json["errors"]["closed_early"], 1);

@@ -52,10 +52,8 @@ pub fn run<F>(threads: u64, progress: bool, body: F) -> anyhow::Result<Outcome>
 where
     F: Fn(Part, Gear, &AtomicBool) -> io::Result<Tally> + Sync,
 {
-    let gears = (0..threads)
-        .map(|_| Gear::new())
-        .collect::<io::Result<Vec<_>>>()
-        .context("cannot set up an event loop")?;
+    let gears =
+        (0..threads).map(|_| Gear::new()).collect::<io::Result<Vec<_>>>().context("cannot set up an event loop")?;
     let gauges: Vec<_> = gears.iter().map(Gear::gauge).collect();
     let stop = Arc::new(AtomicBool::new(false));
     stop_on_signal(&stop, gears.iter().map(Gear::waker).collect())?;
@@ -63,10 +61,7 @@ where
     std::thread::scope(|scope| {
         let (sender, finished) = mpsc::channel();
         for (index, gear) in gears.into_iter().enumerate() {
-            let part = Part {
-                index: index as u64,
-                of: threads,
-            };
+            let part = Part { index: index as u64, of: threads };
             let (sender, stop, body) = (sender.clone(), &stop, &body);
             scope.spawn(move || {
                 // Nobody listens only when another thread has failed already.
@@ -89,10 +84,7 @@ where
         line.finish();
         Ok(())
     })?;
-    Ok(Outcome {
-        tally,
-        interrupted: stop.load(Ordering::Relaxed),
-    })
+    Ok(Outcome { tally, interrupted: stop.load(Ordering::Relaxed) })
 }
 
 /// Makes room for `connections` descriptors, up to the hard limit.
@@ -160,13 +152,7 @@ struct ProgressLine {
 impl ProgressLine {
     fn new(asked: bool) -> Self {
         let terminal = io::stderr().is_terminal();
-        Self {
-            shown: asked || terminal,
-            terminal,
-            began: Instant::now(),
-            last: [0; 3],
-            last_at: Instant::now(),
-        }
+        Self { shown: asked || terminal, terminal, began: Instant::now(), last: [0; 3], last_at: Instant::now() }
     }
 
     fn renew(&mut self, gauges: &[Arc<Gauge>]) {
@@ -180,8 +166,7 @@ impl ProgressLine {
             sum(|g| g.bytes_out.load(Ordering::Relaxed)),
         ];
         let seconds = self.last_at.elapsed().as_secs_f64();
-        let per_second =
-            |index: usize| now[index].saturating_sub(self.last[index]) as f64 / seconds;
+        let per_second = |index: usize| now[index].saturating_sub(self.last[index]) as f64 / seconds;
         let text = format!(
             "{:4.0} s  {:.0} op/s  {:.1} MB/s in  {:.1} MB/s out  {} open  {} errors",
             self.began.elapsed().as_secs_f64(),

@@ -50,9 +50,7 @@ impl Listener {
                 }
             }
         }
-        socket
-            .bind(&target.sock_addr().with_context(place)?)
-            .with_context(place)?;
+        socket.bind(&target.sock_addr().with_context(place)?).with_context(place)?;
         socket.listen(BACKLOG).with_context(place)?;
         let address = match socket.local_addr()?.as_socket() {
             Some(address) => Target::Tcp(address),
@@ -69,10 +67,7 @@ impl Listener {
     pub fn again(&self) -> anyhow::Result<Self> {
         match self.address {
             Target::Tcp(_) => Listener::bind(&self.address, true),
-            Target::Unix(_) => Ok(Self {
-                socket: self.socket.try_clone()?,
-                address: self.address.clone(),
-            }),
+            Target::Unix(_) => Ok(Self { socket: self.socket.try_clone()?, address: self.address.clone() }),
         }
     }
 
@@ -166,8 +161,7 @@ impl Server {
                     _ => {
                         // Out of descriptors or memory: the next sweep tries again.
                         let address = &listener.address;
-                        gear.tally
-                            .fault(Fault::Other, || format!("accept on {address}: {error}"));
+                        gear.tally.fault(Fault::Other, || format!("accept on {address}: {error}"));
                         return Ok(());
                     }
                 },
@@ -185,11 +179,7 @@ impl Server {
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None => {
-                self.seats.push(Seat {
-                    generation: 0,
-                    queued: false,
-                    peer: None,
-                });
+                self.seats.push(Seat { generation: 0, queued: false, peer: None });
                 self.seats.len() - 1
             }
         };
@@ -231,8 +221,7 @@ impl Server {
                 }
             }
             Err(Broken::Failed(error)) => {
-                gear.tally
-                    .fault(Fault::from(&error), || format!("a client: {error}"));
+                gear.tally.fault(Fault::from(&error), || format!("a client: {error}"));
             }
             Err(Broken::Differs(offset)) => {
                 gear.tally.fault(Fault::Mismatch, || {

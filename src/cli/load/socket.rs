@@ -39,10 +39,7 @@ pub struct Scratch {
 
 impl Default for Scratch {
     fn default() -> Self {
-        Self {
-            keep: vec![0; KEEP_BYTES].into(),
-            discard: Box::new_uninit_slice(DISCARD_BYTES),
-        }
+        Self { keep: vec![0; KEEP_BYTES].into(), discard: Box::new_uninit_slice(DISCARD_BYTES) }
     }
 }
 
@@ -73,10 +70,7 @@ impl Scratch {
     pub fn discard(&mut self, socket: &Socket, bytes_max: usize) -> io::Result<Got> {
         let room = bytes_max.min(self.discard.len());
         let flags = MsgFlags::MSG_TRUNC.bits();
-        got(
-            socket.recv_with_flags(&mut self.discard[..room], flags),
-            room,
-        )
+        got(socket.recv_with_flags(&mut self.discard[..room], flags), room)
     }
 }
 
@@ -84,10 +78,7 @@ impl Scratch {
 fn got(result: io::Result<usize>, room: usize) -> io::Result<Got> {
     match result {
         Ok(0) => Ok(Got::End),
-        Ok(count) => Ok(Got::Bytes {
-            count,
-            drained: count < room,
-        }),
+        Ok(count) => Ok(Got::Bytes { count, drained: count < room }),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Got::Nothing),
         Err(error) => Err(error),
     }
@@ -135,10 +126,7 @@ impl Dialer {
         Ok(Self {
             address: target.sock_addr()?,
             target: target.clone(),
-            sources: sources
-                .iter()
-                .map(|ip| SocketAddr::new(*ip, 0).into())
-                .collect(),
+            sources: sources.iter().map(|ip| SocketAddr::new(*ip, 0).into()).collect(),
             next_source: 0,
             close,
         })
@@ -174,9 +162,7 @@ impl Dialer {
     pub fn complaint(&self, error: &io::Error) -> String {
         let advice = match error.kind() {
             io::ErrorKind::AddrNotAvailable => match self.sources.is_empty() {
-                true => {
-                    "; no local port is left, or no route: use --close reset, or several --source"
-                }
+                true => "; no local port is left, or no route: use --close reset, or several --source",
                 false => "; is each --source an address of this machine, and are ports left?",
             },
             _ if error.raw_os_error() == Some(nix::libc::EMFILE) => {

@@ -325,27 +325,20 @@ impl Broken {
         let target = dialer.target();
         let (sent, received) = (link.sent, link.received);
         match self {
-            Broken::Failed(error) if link.phase == Phase::Opening => {
-                (Fault::from(&error), dialer.complaint(&error))
+            Broken::Failed(error) if link.phase == Phase::Opening => (Fault::from(&error), dialer.complaint(&error)),
+            Broken::Failed(error) => {
+                (Fault::from(&error), format!("{target}: {error}, after {sent} bytes sent and {received} received"))
             }
-            Broken::Failed(error) => (
-                Fault::from(&error),
-                format!("{target}: {error}, after {sent} bytes sent and {received} received"),
-            ),
-            Broken::Late if link.phase == Phase::Opening => (
-                Fault::Timeout,
-                format!("{target}: no connection within the timeout"),
-            ),
+            Broken::Late if link.phase == Phase::Opening => {
+                (Fault::Timeout, format!("{target}: no connection within the timeout"))
+            }
             Broken::Late => (
                 Fault::Timeout,
-                format!(
-                    "{target}: stood still for the timeout after {sent} bytes sent and {received} received"
-                ),
+                format!("{target}: stood still for the timeout after {sent} bytes sent and {received} received"),
             ),
-            Broken::Unfinished => (
-                Fault::Timeout,
-                format!("{target}: the run ended after {sent} bytes sent and {received} received"),
-            ),
+            Broken::Unfinished => {
+                (Fault::Timeout, format!("{target}: the run ended after {sent} bytes sent and {received} received"))
+            }
             Broken::End => {
                 let wanted = match plan.direction {
                     Direction::Down => plan.bytes.unwrap_or(0),
@@ -353,21 +346,15 @@ impl Broken {
                 };
                 (
                     Fault::ClosedEarly,
-                    format!(
-                        "{target}: ended after {received} bytes received, {sent} sent, of {wanted}"
-                    ),
+                    format!("{target}: ended after {received} bytes received, {sent} sent, of {wanted}"),
                 )
             }
-            Broken::Surplus(limit) => (
-                Fault::Mismatch,
-                format!(
-                    "{target}: sent {received} bytes, more than the {limit} it was to send back"
-                ),
-            ),
-            Broken::Differs(offset) => (
-                Fault::Mismatch,
-                format!("{target}: what came differs from the stream at offset {offset}"),
-            ),
+            Broken::Surplus(limit) => {
+                (Fault::Mismatch, format!("{target}: sent {received} bytes, more than the {limit} it was to send back"))
+            }
+            Broken::Differs(offset) => {
+                (Fault::Mismatch, format!("{target}: what came differs from the stream at offset {offset}"))
+            }
         }
     }
 }

@@ -31,14 +31,8 @@ pub enum Fault {
 
 impl Fault {
     /// All faults, in the order of the report.
-    pub const ALL: [Fault; 6] = [
-        Fault::Refused,
-        Fault::Reset,
-        Fault::Timeout,
-        Fault::ClosedEarly,
-        Fault::Mismatch,
-        Fault::Other,
-    ];
+    pub const ALL: [Fault; 6] =
+        [Fault::Refused, Fault::Reset, Fault::Timeout, Fault::ClosedEarly, Fault::Mismatch, Fault::Other];
 
     /// The name in the report.
     pub fn name(self) -> &'static str {
@@ -60,9 +54,9 @@ impl From<&io::Error> for Fault {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Fault::Refused,
             // A Unix socket whose queue is full answers EAGAIN instead (connect(2)).
             io::ErrorKind::WouldBlock => Fault::Refused,
-            io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::BrokenPipe => Fault::Reset,
+            io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
+                Fault::Reset
+            }
             io::ErrorKind::TimedOut => Fault::Timeout,
             _ => Fault::Other,
         }
@@ -110,9 +104,7 @@ impl Latencies {
     }
 
     fn absorb(&mut self, other: &Latencies) {
-        self.0
-            .add(&other.0)
-            .expect("histograms of equal bounds add up");
+        self.0.add(&other.0).expect("histograms of equal bounds add up");
     }
 }
 

@@ -69,12 +69,8 @@ impl FromStr for Target {
         };
         match host {
             "localhost" => Ok(Target::Tcp((Ipv4Addr::LOCALHOST, port).into())),
-            _ if host.contains(':') => Err(format!(
-                "an IPv6 address needs brackets: write [{host}]:{port}"
-            )),
-            _ => Err(format!(
-                "\"{host}\" is not an address; names are not resolved here, write the IP address"
-            )),
+            _ if host.contains(':') => Err(format!("an IPv6 address needs brackets: write [{host}]:{port}")),
+            _ => Err(format!("\"{host}\" is not an address; names are not resolved here, write the IP address")),
         }
     }
 }
@@ -94,8 +90,7 @@ impl fmt::Display for Target {
 ///
 /// A sentence for the user.
 pub fn source(text: &str) -> Result<IpAddr, String> {
-    text.parse()
-        .map_err(|_| "not an IP address; a source has no port".to_owned())
+    text.parse().map_err(|_| "not an IP address; a source has no port".to_owned())
 }
 
 #[cfg(test)]
@@ -107,10 +102,7 @@ mod tests {
         for text in ["127.0.0.1:80", "[::1]:0", "unix:/tmp/a b.sock"] {
             assert_eq!(text.parse::<Target>().unwrap().to_string(), text);
         }
-        assert_eq!(
-            "localhost:9".parse::<Target>().unwrap().to_string(),
-            "127.0.0.1:9"
-        );
+        assert_eq!("localhost:9".parse::<Target>().unwrap().to_string(), "127.0.0.1:9");
     }
 
     #[test]

@@ -9,13 +9,7 @@ pub const SIZE_MAX: u64 = 1 << 50;
 /// The highest rate that can be asked for, in operations a second.
 pub const RATE_MAX: f64 = 10_000_000.0;
 
-const DURATION_UNITS: [(&str, f64); 5] = [
-    ("us", 1e-6),
-    ("ms", 1e-3),
-    ("s", 1.0),
-    ("m", 60.0),
-    ("h", 3600.0),
-];
+const DURATION_UNITS: [(&str, f64); 5] = [("us", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
 const SIZE_UNITS: [(&str, u64); 9] = [
     ("", 1),
     ("B", 1),
@@ -68,13 +62,9 @@ pub fn duration_above_zero(text: &str) -> Result<Duration, String> {
 pub fn size(text: &str) -> Result<u64, String> {
     let (number, unit) = split(text)?;
     let Some((_, factor)) = SIZE_UNITS.iter().find(|(name, _)| *name == unit) else {
-        return Err(format!(
-            "\"{unit}\" is no unit of size; use B, kB, MB, GB, KiB, MiB, GiB or TiB"
-        ));
+        return Err(format!("\"{unit}\" is no unit of size; use B, kB, MB, GB, KiB, MiB, GiB or TiB"));
     };
-    let count: u64 = number
-        .parse()
-        .map_err(|_| format!("\"{number}\" is not a whole number"))?;
+    let count: u64 = number.parse().map_err(|_| format!("\"{number}\" is not a whole number"))?;
     match count.checked_mul(*factor) {
         Some(bytes) if bytes <= SIZE_MAX => Ok(bytes),
         _ => Err("larger than 1024TiB".to_owned()),
@@ -101,9 +91,7 @@ pub fn size_above_zero(text: &str) -> Result<u64, String> {
 pub fn rate(text: &str) -> Result<f64, String> {
     let (number, unit) = split(text)?;
     if !matches!(unit, "" | "/s") {
-        return Err(format!(
-            "\"{unit}\" is no unit of rate; write 500 or 500/s, which are operations a second"
-        ));
+        return Err(format!("\"{unit}\" is no unit of rate; write 500 or 500/s, which are operations a second"));
     }
     match decimal(&number)? {
         zero if zero <= 0.0 => Err("must be above zero".to_owned()),
@@ -128,9 +116,7 @@ pub fn count(text: &str) -> Result<u64, String> {
 /// Parts a quantity into digits (underscores removed) and what follows them.
 fn split(text: &str) -> Result<(String, &str), String> {
     let text = text.trim();
-    let end = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.' && c != '_')
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.' && c != '_').unwrap_or(text.len());
     let number = text[..end].replace('_', "");
     if number.is_empty() {
         return Err("does not start with a number".to_owned());
@@ -139,9 +125,7 @@ fn split(text: &str) -> Result<(String, &str), String> {
 }
 
 fn decimal(number: &str) -> Result<f64, String> {
-    number
-        .parse()
-        .map_err(|_| format!("\"{number}\" is not a number"))
+    number.parse().map_err(|_| format!("\"{number}\" is not a number"))
 }
 
 #[cfg(test)]
