@@ -81,7 +81,7 @@ fn wrong_files_are_refused_in_the_expected_words() {
 #[test]
 fn right_files_pass_and_print_back() {
     let shipped = files("config", "toml");
-    assert_eq!(shipped.len(), 2);
+    assert_eq!(shipped.len(), 3);
     for path in files("tests/config/right", "toml").iter().chain(&shipped) {
         let draft = right(path);
         let printed = draft.print();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::facts::await_that;
 use crate::harness::ground::{Ground, in_own_network};
-use crate::harness::peers::{BlackHole, Server, ask, connect, end_of, exchange, read_exactly, reset};
+use crate::harness::peers::{BlackHole, Server, ask, connect, exchange, read_exactly, reset};
 use crate::harness::ringway::{Ringway, Setup, listener, one_pool, pool};
 
 /// Asks `count` times from `threads` clients at once; how often each name answered.
@@ -108,8 +108,7 @@ fn a_server_takes_no_more_than_its_limit() {
     assert_eq!(held.iter().filter(|(_, name)| name == b"a").count(), 3);
     assert_eq!(held.iter().filter(|(_, name)| name == b"b").count(), 5);
 
-    let mut ninth = connect(front);
-    let _ = end_of(&mut ninth);
+    assert_eq!(ask(front), "reset");
     assert_eq!(ringway.record("servers_full")["code"], "SQ");
 
     // One leaves, one may come.
@@ -182,14 +181,12 @@ fn nobody_answers_and_everybody_is_told() {
         + &pool("hole", &[entry("hole", hole.address(), "")], "connect_timeout = \"150ms\"");
     let ringway = Ringway::start(&ground, &config);
 
-    let mut client = connect(front);
-    let _ = end_of(&mut client);
+    assert_eq!(ask(front), "reset");
     let record = ringway.record("connect_refused");
     assert_eq!(record["attempts"], 2, "each server once: {record}");
     assert_eq!(record["code"], "SC");
 
-    let mut client = connect(other);
-    let _ = end_of(&mut client);
+    assert_eq!(ask(other), "reset");
     assert_eq!(ringway.record("connect_timeout")["code"], "sC");
     ringway.end_well();
 }

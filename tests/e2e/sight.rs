@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::process::Command;
 
+use nix::sys::signal::Signal;
 use ringway::dataplane::ending::Ending;
 use serde_json::Value;
 
@@ -276,4 +277,22 @@ fn the_tcp_port_only_shows() {
     assert_eq!(http_get(ringway.admin(), "/no/such/page").expect("an answer").0, 404);
     assert_eq!(ringway.metric("ringway_config_generation", &[]), 1.0);
     ringway.end_well();
+}
+
+#[test]
+fn health_is_an_exit_code() {
+    let ground = Ground::new();
+    let server = Server::echo(&ground);
+    let front = ground.address();
+    let mut ringway = Ringway::start(&ground, &one_pool(front, &[server.address()], ""));
+    let health = |ringway: &Ringway, flag| ringway.verb(&["health", flag]).status.code();
+    assert_eq!((health(&ringway, "--live"), health(&ringway, "--ready")), (Some(0), Some(0)));
+    let mut client = connect(front);
+    exchange(&mut client, b"x").expect("an echo");
+    ringway.signal(Signal::SIGTERM);
+    await_that("readiness to end with the drain", || health(&ringway, "--ready") == Some(1));
+    assert_eq!(health(&ringway, "--live"), Some(0));
+    drop(client);
+    assert!(ringway.wait().success());
+    assert_eq!((health(&ringway, "--live"), health(&ringway, "--ready")), (Some(1), Some(1)));
 }
