@@ -2,7 +2,7 @@
 //!
 //! It begins by *copying* through the worker's one buffer: nothing is held per connection, and small messages cost two
 //! system calls. A read that fills the buffer announces bulk, and the pump turns to *splicing* through a borrowed pipe; a
-//! splice smaller than the buffer turns it back. What the receiver does not take at once is the *residue*: it stays in
+//! few splices in a row that are smaller than the buffer turn it back. What the receiver does not take at once is the *residue*: it stays in
 //! the pipe, or in a spill of at most a buffer's size. While there is residue nothing is read: that is the back-pressure,
 //! and it bounds what a direction can hold.
 //!
@@ -24,6 +24,8 @@ pub const BUFFER: usize = 16 * 1024;
 /// Bytes one run of a pump may move before others get their turn. Not more, for the pump's own good: chasing what arrives
 /// while it writes, it would move ever smaller pieces; let it gather meanwhile.
 pub const BUDGET: usize = 1 << 18;
+/// Small splices in a row that end a spell of splicing. One is often only the edge of a segment.
+const SMALL_MAX: u8 = 3;
 /// Spills a worker keeps for reuse, [`BUFFER`] bytes each.
 const SPILLS_IDLE_MAX: usize = 64;
 
@@ -50,7 +52,8 @@ pub struct Pump {
 enum Mover {
     #[default]
     Copy,
-    Splice,
+    /// The last `small` splices were smaller than the buffer.
+    Splice { small: u8 },
 }
 
 #[derive(Debug, Default)]
@@ -112,7 +115,7 @@ impl Pump {
             }
             let step = match self.mover {
                 Mover::Copy => self.copy(from, to, tools, kernel),
-                Mover::Splice => self.splice(from, to, tools, kernel, first),
+                Mover::Splice { small } => self.splice(from, to, tools, kernel, small, first),
             };
             first = false;
             if let Err(stop) = step {
@@ -189,7 +192,7 @@ impl Pump {
         };
         self.moved += sent as u64;
         if got == BUFFER {
-            self.mover = Mover::Splice;
+            self.mover = Mover::Splice { small: 0 };
         }
         if sent < got {
             self.residue = Residue::Spilled { bytes: tools.spill(sent, got), from: 0 };
@@ -209,6 +212,7 @@ impl Pump {
         to: Sock,
         tools: &mut Tools,
         kernel: &mut impl Kernel,
+        small: u8,
         first: bool,
     ) -> Result<(), Stop> {
         let Some(pipe) = tools.pipes.borrow(kernel) else {
@@ -224,16 +228,18 @@ impl Pump {
             Err(errno) => {
                 tools.pipes.give_back(pipe, kernel);
                 if errno == Errno::EAGAIN && first {
-                    // An edge, and yet nothing to splice: urgent data stops splice(2) but not recv(2) (tcp_splice_read).
-                    self.mover = Mover::Copy;
-                    return Ok(());
+                    // Something was to be read, and yet nothing to splice: urgent data stops splice(2) but not recv(2)
+                    // (tcp_splice_read).
+                    return self.copy(from, to, tools, kernel);
                 }
                 return Err(nothing_read(errno));
             }
         };
-        if held < BUFFER {
-            self.mover = Mover::Copy;
-        }
+        self.mover = match small {
+            _ if held >= BUFFER => Mover::Splice { small: 0 },
+            SMALL_MAX.. => Mover::Copy,
+            _ => Mover::Splice { small: small + 1 },
+        };
         // Exactly what is in it: a larger length makes the kernel wait for more (MSG_MORE in splice_to_socket).
         let poured = match kernel.pour(&pipe, to, held) {
             Ok(poured) => poured,
