@@ -268,7 +268,8 @@ impl MariaDb {
             Command::new("mariadb-install-db")
                 .args(["--no-defaults", "--user=mysql", "--skip-test-db"])
                 .arg("--auth-root-authentication-method=normal")
-                .arg(format!("--datadir={}", data.display())),
+                .arg(format!("--datadir={}", data.display()))
+                .arg(format!("--tmpdir={}", dir.display())),
         );
         let socket = dir.join("sock");
         let mut command = Command::new("mariadbd");
@@ -276,6 +277,7 @@ impl MariaDb {
             .args(["--no-defaults", "--user=mysql", "--skip-name-resolve", "--max-connections=300"])
             .args(["--innodb-buffer-pool-size=32M", "--innodb-flush-log-at-trx-commit=0"])
             .arg(format!("--datadir={}", data.display()))
+            .arg(format!("--tmpdir={}", dir.display()))
             .arg(format!("--socket={}", socket.display()))
             .arg(format!("--pid-file={}", dir.join("pid").display()))
             .arg(format!("--bind-address={}", address.ip()))
