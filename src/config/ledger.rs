@@ -22,7 +22,7 @@ pub struct ListenerLedger {
 pub struct ListenerTally {
     /// Connections taken from the accept queue, refused ones too.
     pub accepted: Counter,
-    /// Sessions that were opened here and have ended; a session handed to another worker is opened there.
+    /// Sessions opened by this worker; a connection handed to another worker is opened there. Those not yet in `ended` live.
     pub opened: Counter,
     /// Ended sessions by `Ending as usize`.
     pub ended: [Counter; ENDINGS_MAX],

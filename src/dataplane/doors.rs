@@ -105,8 +105,7 @@ impl Shard {
                 slot.pause_ms = PAUSE_FIRST_MS;
                 self.admit(sock, listener, now, kernel);
             }
-            Err(errno) if is_shortage(errno) && !closing => self.pause(key, errno, now),
-            // A connection that was gone before it was taken, or the end of a cancelled accept.
+            Err(errno) if !more && !closing && !is_of_one_connection(errno) => self.pause(key, errno, now),
             Err(_) => {}
         }
         if more {
@@ -236,7 +235,18 @@ impl Shard {
 /// Connections taken out of the queue of a door that closes: the longest queue a listening socket of ours can have.
 const QUEUE_TAKEN_MAX: usize = 4096;
 
-/// Errnos of accept4(2) that pass when somebody gives something back.
-fn is_shortage(errno: Errno) -> bool {
-    matches!(errno, Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)
+/// Errnos of accept4(2) that speak of a connection that was gone before it was taken, not of the listening socket: the
+/// next one may be had at once. All others are waited out, a shortage of descriptors as well as what should not happen.
+fn is_of_one_connection(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::ECONNABORTED
+            | Errno::EINTR
+            | Errno::EPROTO
+            | Errno::ENOPROTOOPT
+            | Errno::ENETDOWN
+            | Errno::ENETUNREACH
+            | Errno::EHOSTDOWN
+            | Errno::EHOSTUNREACH
+    )
 }
