@@ -16,6 +16,13 @@
 //!
 //! `tests/tidy.rs` holds the same table and fails the build of anyone who draws an arrow the other way.
 //!
+//! # What others have written for us
+//!
+//! io-uring (the workers' rings), tokio-uring and tokio (the control thread), socket2, nix and libc (system calls),
+//! arc-swap (the published scene), crossbeam (mail, queues, padding), toml and serde (the file), strsim ("did you mean"), clap
+//! (the command line), hyper (the admin server and its client), prometheus-client (the text of `/metrics`), sd-notify
+//! and caps (systemd, root), mio and hdrhistogram (`ringway load`), thiserror and anyhow (errors).
+//!
 //! # The decisions
 //!
 //! * A worker is one pinned thread with one ring. The ring tells it *when* (accept, connect, readiness, mail); the worker

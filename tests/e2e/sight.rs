@@ -13,7 +13,7 @@ use crate::harness::ground::Ground;
 use crate::harness::peers::{Server, ask, connect, exchange, read_exactly};
 use crate::harness::ringway::{BINARY, Ringway, Setup, all_of, one_pool};
 
-/// The fields of an access record (PRODUCT: "Access log").
+/// The fields of an access record (README: "Access log").
 const FIELDS: [&str; 18] = [
     "ts",
     "session",
