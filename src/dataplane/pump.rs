@@ -2,9 +2,9 @@
 //!
 //! It begins by *copying* through the worker's one buffer: nothing is held per connection, and small messages cost two
 //! system calls. A read that fills the buffer announces bulk, and the pump turns to *splicing* through a borrowed pipe; a
-//! few splices in a row that are smaller than the buffer turn it back. What the receiver does not take at once is the *residue*: it stays in
-//! the pipe, or in a spill of at most a buffer's size. While there is residue nothing is read: that is the back-pressure,
-//! and it bounds what a direction can hold.
+//! few splices in a row that are smaller than the buffer turn it back. What the receiver does not take at once is the
+//! *residue*: it stays in the pipe, or in a spill of at most a buffer's size. While there is residue nothing is read: that
+//! is the back-pressure, and it bounds what a direction can hold.
 //!
 //! ```text
 //! run ─┬─ residue? ─ write it ─ not all taken ─────────────────────────► Full   (a Writable edge will come)

@@ -146,8 +146,9 @@ impl Shard {
         }
     }
 
-    /// Acts on the timers that are due.
+    /// Acts on the timers that are due, and says how the pipes stand. Once a turn.
     pub fn expire(&mut self, now: u64, kernel: &mut impl Kernel) {
+        self.mention_pipes(now);
         self.wake_doors(now, kernel);
         let mut due = std::mem::take(&mut self.due);
         self.wheel.expire(now, &mut due);
@@ -301,7 +302,6 @@ impl Shard {
             }
             Stop::Full => {
                 self.watch(key, Role::write(sink_side), kernel);
-                self.mention_pipes(now);
             }
             Stop::Budget => {
                 if let Some(session) = self.sessions.of(key) {

@@ -241,4 +241,10 @@ fn a_reader_that_stops_holds_only_its_own_sender() {
         }
     }
     assert_eq!(got, accepted);
+    // The turn that emptied the pipe says so.
+    let end = Instant::now() + Duration::from_secs(10);
+    while bench.commons.desks[0].tally.pipes_used.load(Ordering::Relaxed) > 0 {
+        assert!(Instant::now() < end, "a pipe counts as used for ever");
+        thread::sleep(Duration::from_millis(1));
+    }
 }
