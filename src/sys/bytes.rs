@@ -1,4 +1,5 @@
-//! Moving bytes and shaping sockets on bare descriptors: recv(2), send(2), splice(2), pipe(2), shutdown(2), socket(7), tcp(7).
+//! Moving bytes and shaping sockets on bare descriptors: recv(2), send(2), splice(2), pipe(2), connect(2),
+//! shutdown(2), socket(7), tcp(7).
 //!
 //! Workers call these some hundred thousand times a second, on descriptors whose life the session table rules; so they
 //! take a `RawFd` and say nothing of ownership. A wrong descriptor is an error from the kernel, not undefined behaviour.
@@ -89,6 +90,20 @@ pub fn stream_socket(target: &SockAddr) -> Result<RawFd, Errno> {
     let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     // SAFETY: takes integers only.
     Errno::result(unsafe { libc::socket(libc::c_int::from(target.family()), kind, 0) })
+}
+
+/// connect(2) on a non-blocking socket: `Ok(true)` when it is connected at once, `Ok(false)` when that is under way and the
+/// socket will be writable at its end.
+///
+/// # Errors
+/// The errno of connect(2).
+pub fn connect(fd: RawFd, target: &SockAddr) -> Result<bool, Errno> {
+    // SAFETY: `target` is a valid socket address of the stated length and outlives the call.
+    match Errno::result(unsafe { libc::connect(fd, target.as_ptr().cast(), target.len()) }) {
+        Ok(_) => Ok(true),
+        Err(Errno::EINPROGRESS) => Ok(false),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// accept4(2), non-blocking and close-on-exec.

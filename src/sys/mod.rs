@@ -2,6 +2,7 @@
 
 pub mod affinity;
 pub mod bytes;
+pub mod epoll;
 pub mod limits;
 pub mod listen;
 pub mod privilege;
