@@ -107,7 +107,7 @@ impl Kernel for Willing {
     fn watch(&mut self, _: Sock, _: Interest, token: Token) {
         self.watched.push(token);
     }
-    fn cancel(&mut self, _: Request, _: Token) {}
+    fn cancel(&mut self, _: Request, _: Sock, _: Token) {}
     fn accept_now(&mut self, _: Sock) -> Result<Sock, Errno> {
         Err(Errno::EAGAIN)
     }

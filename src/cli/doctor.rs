@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::client::print;
 use super::exit;
 use crate::dataplane::pipes::{LARGE_MAX, PIPE_LARGE, PIPES_MAX};
+use crate::kernel::Refused;
 use crate::kernel::uring::{self, KERNEL_MINIMUM};
 use crate::sys::limits::Needs;
 use crate::sys::listen::BACKLOG;
@@ -75,7 +76,7 @@ impl Finding {
 #[derive(Clone, Debug)]
 struct Facts {
     release: String,
-    ring: Result<&'static str, uring::Refused>,
+    ring: Result<&'static str, Refused>,
     /// `kernel.io_uring_disabled`, where there is such a sysctl (Linux 6.6).
     uring_disabled: Option<u64>,
     /// A seccomp filter is in force (proc_pid_status(5)).
@@ -306,7 +307,8 @@ mod tests {
 
     #[test]
     fn each_trouble_is_found_and_has_a_remedy() {
-        let refused = uring::Refused {
+        let refused = Refused {
+            engine: "io_uring",
             errno: Errno::EPERM,
             reason: "seccomp",
             cause: "a filter".into(),

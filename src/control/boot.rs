@@ -20,7 +20,7 @@ use super::conductor::Habits;
 use super::doors::{Doorman, Placed, pair};
 use super::engine::{self, Chosen, Runtime};
 use super::failure::Failure;
-use super::fleet::Fleet;
+use super::fleet::{Crew, Fleet};
 use super::reload::Workshop;
 use super::source::Source;
 
@@ -71,12 +71,13 @@ pub(super) fn boot(source: &Source, habits: &Habits) -> Result<Booted, Failure> 
         drop_root(whom, &doors, &sink, &admin, &log)?;
     }
     let commons = Arc::new(Commons::new(workers, Scene { plan: Arc::clone(&plan), doors }, max_connections));
-    let panel = Panel::new(Arc::clone(&commons), engine.choice.clone(), log.tally());
+    let (crew, engine) = hire(&commons, &cores(workers, habits), engine)?;
+    let panel = Panel::new(Arc::clone(&commons), engine.choice(), log.tally());
     let style = Style { format: plan.log.format, access: plan.log.access };
     let log_thread = inbox
         .start(&log, Arc::clone(&commons), style, sink)
         .map_err(|cause| Failure::Start { what: "the log thread", cause })?;
-    let fleet = Fleet::start(Arc::clone(&commons), &cores(workers, habits))?;
+    let fleet = Fleet::begin(crew, Arc::clone(&commons));
     announce(&log, &commons, &engine, &plan);
     let workshop = Workshop { registry, doorman, ceiling };
     let runtime = engine.runtime();
@@ -96,6 +97,17 @@ fn cores(workers: usize, habits: &Habits) -> Vec<usize> {
     let cores = affinity::allowed();
     let pin = habits.pin && workers <= cores.len() && affinity::share() == cores.len();
     if pin { cores } else { Vec::new() }
+}
+
+/// Hires the workers, on another engine if they are refused the one that was chosen.
+fn hire(commons: &Arc<Commons>, cores: &[usize], engine: Chosen) -> Result<(Crew, Chosen), Failure> {
+    match Crew::hire(commons, cores, engine.drive) {
+        Ok(crew) => Ok((crew, engine)),
+        Err(refused) => {
+            let engine = engine.instead(refused)?;
+            Ok((Crew::hire(commons, cores, engine.drive)?, engine))
+        }
+    }
 }
 
 impl Ceiling {
@@ -167,13 +179,7 @@ fn drop_root(whom: &Identity, doors: &[Placed], sink: &Sink, admin: &AdminSocket
 }
 
 fn announce(log: &Log, commons: &Commons, engine: &Chosen, plan: &Plan) {
-    let flags = engine.abilities.as_ref().map_or("", |abilities| abilities.flags);
-    log.say(
-        Event::info("engine", format!("{} drives the workers", engine.choice.name))
-            .with("engine", engine.choice.name)
-            .with("reason", engine.choice.reason)
-            .with("flags", flags),
-    );
+    log.say(engine.event());
     for (door, listener) in &commons.scene.load().doors {
         let event = Event::info("listening", format!("listening on {}", door.address));
         log.say(event.with("listener", &*listener.name).with("address", door.address.to_string()));

@@ -84,10 +84,11 @@ pub(super) fn conduct(
 ) -> Result<(), Failure> {
     let Booted { text, runtime, panel, log, log_thread, fleet, workshop, admin } = boot(&source, &habits)?;
     let board = Arc::new(Board { panel, text: ArcSwap::from_pointee(text), source: source.name(), commands });
+    let start = |cause| Failure::Start { what: "the conductor", cause };
+    let (runtime, open) = runtime.open().map_err(start)?;
     let conductor =
         Conductor { source, habits, board, inbox, log, log_thread, fleet, workshop, admin, runtime, turns: Vec::new() };
-    let start = |cause| Failure::Start { what: "the conductor", cause };
-    runtime.block_on(conductor.run(booted)).map_err(start)?
+    open.block_on(conductor.run(booted))
 }
 
 struct Conductor {

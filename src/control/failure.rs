@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Complaints;
 use crate::config::file::ReadError;
-use crate::kernel::uring::Refused;
+use crate::kernel::Refused;
 use crate::observe::sink::SinkError;
 use crate::sys::limits::TooFew;
 use crate::sys::listen::ListenError;
@@ -31,9 +31,6 @@ pub enum Failure {
     /// The engine that is asked for, or the only one there is, cannot be had.
     #[error("{0}; {remedy}", remedy = .0.remedy)]
     Engine(#[from] Refused),
-    /// The engine is not part of this version.
-    #[error("engine = \"epoll\" is not part of this version; set engine = \"auto\" or \"io_uring\" in [global]")]
-    NoEpoll,
     /// An address cannot be listened on.
     #[error("listener {listener:?}: cannot listen on {address}: {cause}")]
     Door {
@@ -106,7 +103,7 @@ impl Failure {
             Failure::Privilege(_) => Kind::Permission,
             Failure::Door { cause, .. } | Failure::Admin { cause, .. } if cause.is_permission() => Kind::Permission,
             Failure::Log(error) if error.cause.kind() == io::ErrorKind::PermissionDenied => Kind::Permission,
-            Failure::Engine(_) | Failure::NoEpoll => Kind::Unavailable,
+            Failure::Engine(_) => Kind::Unavailable,
             Failure::TooFew(_)
             | Failure::Limit(_)
             | Failure::Door { .. }

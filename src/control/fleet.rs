@@ -5,17 +5,28 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use crate::dataplane::commons::{Commons, Mail, Scene};
-use crate::dataplane::worker;
-use crate::kernel::uring::{Refused, RingBell};
+use crate::dataplane::worker::{self, Hired};
+use crate::kernel::epoll::{Epoll, EventBell};
+use crate::kernel::uring::{RingBell, Uring};
+use crate::kernel::{Bell, Engine, Refused, WakeTarget};
+
+use super::engine::Drive;
 
 /// All workers, and the letters they have not got yet.
 #[derive(Debug)]
 pub(super) struct Fleet {
     commons: Arc<Commons>,
     threads: Vec<JoinHandle<()>>,
-    bell: RingBell,
+    bell: ControlBell,
     /// By worker: what its full mailbox refused.
     unsent: Vec<Unsent>,
+}
+
+/// What wakes the workers of each engine.
+#[derive(Debug)]
+enum ControlBell {
+    Ring(Box<RingBell>),
+    Event(EventBell),
 }
 
 /// Letters that wait to be sent, in the order they are sent in. Each says the same however often it is said.
@@ -35,27 +46,11 @@ pub(super) enum Word {
 }
 
 impl Fleet {
-    /// Starts one worker a desk, pinned to `cores` in turn if there are any.
-    pub(super) fn start(commons: Arc<Commons>, cores: &[usize]) -> Result<Self, Refused> {
-        let workers = commons.desks.len();
-        let mut fleet = Self {
-            bell: RingBell::new()?,
-            threads: Vec::with_capacity(workers),
-            unsent: vec![Unsent::default(); workers],
-            commons,
-        };
-        for index in 0..workers {
-            let core = cores.get(index).copied();
-            match worker::start(index, core, Arc::clone(&fleet.commons)) {
-                Ok(thread) => fleet.threads.push(thread),
-                Err(refused) => {
-                    fleet.tell(Word::Stop);
-                    fleet.threads.into_iter().for_each(|thread| drop(thread.join()));
-                    return Err(refused);
-                }
-            }
-        }
-        Ok(fleet)
+    /// Lets everybody hired begin.
+    pub(super) fn begin(crew: Crew, commons: Arc<Commons>) -> Self {
+        let Crew { bell, hired } = crew;
+        let threads = hired.into_iter().enumerate().map(|(index, hired)| hired.begin(index, &commons)).collect();
+        Self { bell, threads, unsent: vec![Unsent::default(); commons.desks.len()], commons }
     }
 
     /// Publishes a scene, then says so.
@@ -108,6 +103,38 @@ impl Fleet {
     /// Takes leave of workers that have ended; the others are left to the end of the process.
     pub(super) fn dismiss(self) {
         self.threads.into_iter().filter(JoinHandle::is_finished).for_each(|thread| drop(thread.join()));
+    }
+}
+
+/// Workers that have their engines and have not begun.
+#[derive(Debug)]
+pub(super) struct Crew {
+    bell: ControlBell,
+    hired: Vec<Hired>,
+}
+
+impl Crew {
+    /// Hires a worker for each desk, pinned to `cores` in turn if there are any: all, or none.
+    pub(super) fn hire(commons: &Arc<Commons>, cores: &[usize], drive: Drive) -> Result<Self, Refused> {
+        Ok(match drive {
+            Drive::Ring => {
+                Self { bell: ControlBell::Ring(Box::new(RingBell::new()?)), hired: all::<Uring>(commons, cores)? }
+            }
+            Drive::Epoll => Self { bell: ControlBell::Event(EventBell), hired: all::<Epoll>(commons, cores)? },
+        })
+    }
+}
+
+fn all<E: Engine>(commons: &Arc<Commons>, cores: &[usize]) -> Result<Vec<Hired>, Refused> {
+    (0..commons.desks.len()).map(|index| worker::hire::<E>(index, cores.get(index).copied(), commons)).collect()
+}
+
+impl Bell for ControlBell {
+    fn ring(&mut self, target: WakeTarget) {
+        match self {
+            ControlBell::Ring(bell) => bell.ring(target),
+            ControlBell::Event(bell) => bell.ring(target),
+        }
     }
 }
 

@@ -174,7 +174,7 @@ mod tests {
     }
 
     fn block_on<F: Future>(future: F) -> F::Output {
-        super::super::engine::Runtime::Plain.block_on(future).expect("a runtime")
+        super::super::engine::Runtime::Plain.open().expect("a runtime").1.block_on(future)
     }
 
     #[test]

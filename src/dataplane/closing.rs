@@ -26,12 +26,16 @@ impl Shard {
         // Cancel first, close after: both are requests of this turn, and the FIN or RST leaves when the last holder of the
         // socket lets go.
         for role in [Role::ReadClient, Role::WriteClient, Role::ReadServer, Role::WriteServer] {
-            if session.in_flight.has(role) {
-                kernel.cancel(Request::Watch, role.token(key));
+            if let Some((sock, interest)) = session.watched(role)
+                && session.in_flight.has(role)
+            {
+                kernel.cancel(Request::Watch(interest), sock, role.token(key));
             }
         }
-        if session.in_flight.has(Role::Connect) {
-            kernel.cancel(Request::Connect, Role::Connect.token(key));
+        if let Some(server) = session.server
+            && session.in_flight.has(Role::Connect)
+        {
+            kernel.cancel(Request::Connect, server, Role::Connect.token(key));
         }
         // A side that has not got everything must not take the end for a clean one.
         let how = if ending == Ending::Done { Close::Clean } else { Close::Reset };

@@ -1,11 +1,11 @@
 //! What workers share: the published scene, a desk for each worker, and nothing else.
 //!
 //! Things that *are* so are published ([`Scene`] behind an `ArcSwap`); things that *happen* are mailed ([`Mail`] through a
-//! bounded channel, the worker woken through its ring). No lock, and nobody waits for anybody.
+//! bounded channel, the worker woken through its engine). No lock, and nobody waits for anybody.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -85,6 +85,8 @@ pub struct Desk {
     rung: AtomicBool,
     /// How to wake this worker; see [`WakeTarget`].
     wake_fd: AtomicI32,
+    /// See [`Engine::rope`](crate::kernel::Engine::rope).
+    rope: OnceLock<OwnedFd>,
     /// Sessions it has now.
     pub sessions: AtomicU32,
     /// It drains or stops: others hand it no connections.
@@ -156,6 +158,7 @@ impl Desk {
             letters_out,
             rung: AtomicBool::new(false),
             wake_fd: AtomicI32::new(-1),
+            rope: OnceLock::new(),
             sessions: AtomicU32::new(0),
             leaving: AtomicBool::new(false),
             turns: AtomicU64::new(0),
@@ -165,7 +168,13 @@ impl Desk {
         }
     }
 
-    /// Says how this worker is woken. Called once by the worker, before anyone may write to it.
+    /// Keeps what must stay open for as long as somebody may ring. Called at most once, before [`Desk::open`].
+    pub fn keep(&self, rope: OwnedFd) {
+        let first = self.rope.set(rope).is_ok();
+        debug_assert!(first, "a desk has one worker");
+    }
+
+    /// Says how this worker is woken. Called once, before anyone may write to it.
     pub fn open(&self, target: WakeTarget) {
         self.wake_fd.store(target.0, Ordering::Release);
     }

@@ -119,8 +119,8 @@ impl Shard {
     pub(super) fn connect_is_late(&mut self, key: Key, now: u64, kernel: &mut impl Kernel) {
         let Some(session) = self.sessions.of(key) else { return };
         session.phase = Phase::Connecting { late: true };
-        if session.in_flight.has(Role::Connect) {
-            kernel.cancel(Request::Connect, Role::Connect.token(key));
+        if let (Some(server), true) = (session.server, session.in_flight.has(Role::Connect)) {
+            kernel.cancel(Request::Connect, server, Role::Connect.token(key));
         } else {
             // Unreachable by the table of phases: a connecting session has a connect in flight.
             self.end(key, Ending::Internal, 0, now, kernel);

@@ -213,7 +213,7 @@ impl Shard {
             }
         }
         match state {
-            DoorState::Open => kernel.cancel(Request::Accept, Role::Door.token(key)),
+            DoorState::Open => kernel.cancel(Request::Accept, socket, Role::Door.token(key)),
             DoorState::Paused { .. } => {
                 self.doors_paused -= 1;
                 self.doors.remove(key);

@@ -8,7 +8,7 @@ use super::pump::Pump;
 use crate::balance::Tried;
 use crate::base::slab::{GENERATION_BITS, Key};
 use crate::config::plan::{Listener, Server, Terms};
-use crate::kernel::{Sock, Token};
+use crate::kernel::{Interest, Sock, Token};
 
 /// One session.
 #[derive(Debug)]
@@ -144,6 +144,17 @@ impl Session {
         match direction {
             Direction::Up => &mut self.up,
             Direction::Down => &mut self.down,
+        }
+    }
+
+    /// What the watch of a role is on, and looks for; `None` if there is no such socket, or no such watch.
+    pub fn watched(&self, role: Role) -> Option<(Sock, Interest)> {
+        match role {
+            Role::ReadClient => Some((self.client, Interest::Readable)),
+            Role::WriteClient => Some((self.client, Interest::Writable)),
+            Role::ReadServer => self.server.map(|server| (server, Interest::Readable)),
+            Role::WriteServer => self.server.map(|server| (server, Interest::Writable)),
+            Role::Connect | Role::Door => None,
         }
     }
 

@@ -16,7 +16,7 @@ use super::record::Note;
 use super::session::{Direction, Phase, Role, Session, Side};
 use crate::base::slab::{Key, Slab};
 use crate::base::wheel::Wheel;
-use crate::kernel::{Errno, Event, Interest, KeepaliveOptions, Kernel, Readiness};
+use crate::kernel::{Errno, Event, KeepaliveOptions, Kernel, Readiness};
 
 /// A second, in nanoseconds.
 pub(super) const SECOND_NS: u64 = 1_000_000_000;
@@ -391,14 +391,9 @@ impl Shard {
     /// Watches a side of a session, unless it is watched already.
     pub(super) fn watch(&mut self, key: Key, role: Role, kernel: &mut impl Kernel) {
         let Some(session) = self.sessions.of(key) else { return };
-        let (sock, interest) = match role {
-            Role::ReadClient => (Some(session.client), Interest::Readable),
-            Role::WriteClient => (Some(session.client), Interest::Writable),
-            Role::ReadServer => (session.server, Interest::Readable),
-            Role::WriteServer => (session.server, Interest::Writable),
-            Role::Connect | Role::Door => (None, Interest::Readable),
-        };
-        if let (Some(sock), true) = (sock, session.in_flight.add(role)) {
+        if let Some((sock, interest)) = session.watched(role)
+            && session.in_flight.add(role)
+        {
             kernel.watch(sock, interest, role.token(key));
         }
     }

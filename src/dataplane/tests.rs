@@ -1,4 +1,4 @@
-//! A real worker on a real ring, over loopback: what a session does, seen from both ends.
+//! A real worker on each engine, over loopback: what a session does, seen from both ends.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -13,18 +13,21 @@ use super::ending::{ConnectResult, Ending};
 use super::record::Record;
 use crate::config::ledger::Registry;
 use crate::config::plan::{Address, Listener};
-use crate::kernel::uring::RingBell;
+use crate::kernel::Engine;
+use crate::kernel::epoll::Epoll;
+use crate::kernel::uring::Uring;
 
 /// A worker with one listener and one pool, stopped when dropped.
-struct Bench {
+struct Bench<E: Engine> {
     commons: Arc<Commons>,
-    bell: RingBell,
+    /// Any engine can ring another of its kind.
+    bell: E,
     worker: Option<JoinHandle<()>>,
     address: SocketAddr,
     listener: Arc<Listener>,
 }
 
-fn bench(servers: &[SocketAddr], terms: &str) -> Bench {
+fn bench<E: Engine>(servers: &[SocketAddr], terms: &str) -> Bench<E> {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     socket.set_nonblocking(true).unwrap();
     let address = socket.local_addr().unwrap();
@@ -38,11 +41,11 @@ fn bench(servers: &[SocketAddr], terms: &str) -> Bench {
     let listener = Arc::clone(&plan.listeners[0]);
     let door = Arc::new(Door { id: 1, address: Address::Inet(address), sockets: vec![OwnedFd::from(socket)] });
     let commons = Arc::new(Commons::new(1, Scene { plan, doors: vec![(door, Arc::clone(&listener))] }, 10_000));
-    let worker = super::worker::start(0, None, Arc::clone(&commons)).expect("io_uring is to be had");
-    Bench { commons, bell: RingBell::new().unwrap(), worker: Some(worker), address, listener }
+    let worker = super::worker::hire::<E>(0, None, &commons).expect("both engines are to be had").begin(0, &commons);
+    Bench { commons, bell: E::new().unwrap(), worker: Some(worker), address, listener }
 }
 
-impl Bench {
+impl<E: Engine> Bench<E> {
     fn client(&self) -> TcpStream {
         let client = TcpStream::connect(self.address).unwrap();
         client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -61,9 +64,10 @@ impl Bench {
     }
 }
 
-impl Drop for Bench {
+impl<E: Engine> Drop for Bench<E> {
     fn drop(&mut self) {
         self.commons.post(0, Mail::Stop, &mut self.bell).unwrap();
+        self.bell.wait(Some(0), &mut Vec::new()).unwrap(); // a ring rings when it is entered
         self.worker.take().unwrap().join().unwrap();
         let tally = self.listener.ledger.tally.of(0);
         let ended: u64 = tally.ended.iter().map(|count| count.read()).sum();
@@ -86,10 +90,33 @@ fn pattern(len: usize) -> Vec<u8> {
     (0..len as u64).map(|i| (i.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect()
 }
 
-#[test]
-fn bytes_go_both_ways_and_half_close_goes_through() {
+/// Each of them, on each engine.
+macro_rules! on_both_engines {
+    ($($name:ident)*) => {
+        mod on_io_uring {
+            $(#[test] fn $name() { super::$name::<super::Uring>(); })*
+        }
+        mod on_epoll {
+            $(#[test] fn $name() { super::$name::<super::Epoll>(); })*
+        }
+    };
+}
+
+on_both_engines! {
+    bytes_go_both_ways_and_half_close_goes_through
+    a_server_that_speaks_first_is_heard
+    a_reset_arrives_as_a_reset
+    a_refused_connect_goes_to_the_next_server
+    when_no_server_accepts_the_client_is_reset
+    silence_ends_a_session_by_its_timer
+    a_half_closed_session_has_a_timer_of_its_own
+    what_a_server_said_before_its_reset_is_delivered
+    a_reader_that_stops_holds_only_its_own_sender
+}
+
+fn bytes_go_both_ways_and_half_close_goes_through<E: Engine>() {
     let (backend, address) = server();
-    let bench = bench(&[address], "");
+    let bench = bench::<E>(&[address], "");
     let sent = pattern(20 << 20);
     let expected = sent.clone();
     let serving = thread::spawn(move || {
@@ -112,10 +139,9 @@ fn bytes_go_both_ways_and_half_close_goes_through() {
     assert_eq!(record.client, Some(client.local_addr().unwrap()));
 }
 
-#[test]
-fn a_server_that_speaks_first_is_heard() {
+fn a_server_that_speaks_first_is_heard<E: Engine>() {
     let (backend, address) = server();
-    let bench = bench(&[address], "");
+    let bench = bench::<E>(&[address], "");
     let mut client = bench.client();
     let (mut conn, _) = backend.accept().unwrap();
     conn.write_all(b"welcome").unwrap();
@@ -124,10 +150,9 @@ fn a_server_that_speaks_first_is_heard() {
     assert_eq!(&seven, b"welcome");
 }
 
-#[test]
-fn a_reset_arrives_as_a_reset() {
+fn a_reset_arrives_as_a_reset<E: Engine>() {
     let (backend, address) = server();
-    let bench = bench(&[address], "");
+    let bench = bench::<E>(&[address], "");
     for from_client in [true, false] {
         let mut client = bench.client();
         let (mut conn, _) = backend.accept().unwrap();
@@ -143,11 +168,10 @@ fn a_reset_arrives_as_a_reset() {
     }
 }
 
-#[test]
-fn a_refused_connect_goes_to_the_next_server() {
+fn a_refused_connect_goes_to_the_next_server<E: Engine>() {
     let (backend, address) = server();
     let refusing = { server().1 };
-    let bench = bench(&[refusing, address], "");
+    let bench = bench::<E>(&[refusing, address], "");
     for _ in 0..4 {
         let client = bench.client();
         drop(backend.accept().unwrap());
@@ -160,28 +184,25 @@ fn a_refused_connect_goes_to_the_next_server() {
     assert!(dead[ConnectResult::Refused as usize].read() >= 2);
 }
 
-#[test]
-fn when_no_server_accepts_the_client_is_reset() {
+fn when_no_server_accepts_the_client_is_reset<E: Engine>() {
     let refusing = { server().1 };
-    let bench = bench(&[refusing], "");
+    let bench = bench::<E>(&[refusing], "");
     let mut client = bench.client();
     assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     assert_eq!(bench.record().ending, Some(Ending::ConnectRefused));
 }
 
-#[test]
-fn silence_ends_a_session_by_its_timer() {
+fn silence_ends_a_session_by_its_timer<E: Engine>() {
     let (_backend, address) = server();
-    let bench = bench(&[address], "idle_timeout = '50ms'");
+    let bench = bench::<E>(&[address], "idle_timeout = '50ms'");
     let mut client = bench.client();
     assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     assert_eq!(bench.record().ending, Some(Ending::IdleTimeout));
 }
 
-#[test]
-fn a_half_closed_session_has_a_timer_of_its_own() {
+fn a_half_closed_session_has_a_timer_of_its_own<E: Engine>() {
     let (backend, address) = server();
-    let bench = bench(&[address], "half_close_timeout = '50ms'");
+    let bench = bench::<E>(&[address], "half_close_timeout = '50ms'");
     let mut client = bench.client();
     client.shutdown(Shutdown::Write).unwrap();
     let (mut conn, _) = backend.accept().unwrap();
@@ -190,10 +211,9 @@ fn a_half_closed_session_has_a_timer_of_its_own() {
     assert_eq!(bench.record().ending, Some(Ending::HalfCloseTimeout));
 }
 
-#[test]
-fn what_a_server_said_before_its_reset_is_delivered() {
+fn what_a_server_said_before_its_reset_is_delivered<E: Engine>() {
     let (backend, address) = server();
-    let bench = bench(&[address], "");
+    let bench = bench::<E>(&[address], "");
     let mut client = bench.client();
     let (mut conn, _) = backend.accept().unwrap();
     // Unread input makes the close a reset, as with a web server that refuses an upload.
@@ -208,10 +228,9 @@ fn what_a_server_said_before_its_reset_is_delivered() {
     assert!(!got.is_empty() && said.starts_with(&got), "{} bytes", got.len());
 }
 
-#[test]
-fn a_reader_that_stops_holds_only_its_own_sender() {
+fn a_reader_that_stops_holds_only_its_own_sender<E: Engine>() {
     let (backend, address) = server();
-    let bench = bench(&[address], "");
+    let bench = bench::<E>(&[address], "");
     let mut slow = bench.client();
     let (mut source, _) = backend.accept().unwrap();
     source.set_write_timeout(Some(Duration::from_millis(300))).unwrap();

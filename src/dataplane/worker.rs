@@ -1,6 +1,7 @@
-//! The worker: one pinned thread, one ring, one loop.
+//! The worker: one pinned thread, one engine, one loop.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
@@ -8,40 +9,65 @@ use std::thread::{self, JoinHandle};
 
 use super::commons::{Commons, monotonic_ns};
 use super::shard::Shard;
-use crate::kernel::uring::{Refused, Uring};
-use crate::kernel::{Errno, Kernel};
+use crate::kernel::{Engine, Errno, Kernel, Refused, WakeTarget};
 use crate::sys::{affinity, bytes};
 
-/// Starts worker `index` on a thread of its own, pinned to `cpu` if one is given, and returns once its engine runs and
-/// its desk is open for mail.
+/// A worker that has its engine and waits for the word to begin. Dropped instead, it goes home, and has touched nothing
+/// that others see.
+#[derive(Debug)]
+pub struct Hired {
+    thread: JoinHandle<()>,
+    begin: mpsc::SyncSender<()>,
+    /// What its desk needs to ring it.
+    wake: (Option<OwnedFd>, WakeTarget),
+}
+
+impl Hired {
+    /// Opens desk `index` for mail and lets the worker begin.
+    pub fn begin(self, index: usize, commons: &Commons) -> JoinHandle<()> {
+        let Self { thread, begin, wake: (rope, target) } = self;
+        if let Some(rope) = rope {
+            commons.desks[index].keep(rope);
+        }
+        commons.desks[index].open(target);
+        // It waits for this, or the process is ending.
+        let _ = begin.send(());
+        thread
+    }
+}
+
+/// Hires worker `index` on a thread of its own, pinned to `cpu` if one is given, and returns once its engine is ready.
 ///
 /// # Errors
-/// Why the kernel refused a ring, or a thread (`EAGAIN`); nothing is left running then.
-pub fn start(index: usize, cpu: Option<usize>, commons: Arc<Commons>) -> Result<JoinHandle<()>, Refused> {
+/// Why the kernel refused an engine, or a thread (`EAGAIN`); nothing is left running then.
+pub fn hire<E: Engine>(index: usize, cpu: Option<usize>, commons: &Arc<Commons>) -> Result<Hired, Refused> {
     let (tell, told) = mpsc::sync_channel(1);
+    let (begin, begun) = mpsc::sync_channel(1);
+    let shared = Arc::clone(commons);
     let thread = thread::Builder::new().name(format!("ringway-w{index}")).spawn(move || {
         if let Some(cpu) = cpu {
             // A core that has gone since it was listed: unpinned is slower, not wrong.
             let _ = affinity::pin(cpu);
         }
         let _ = bytes::block_signals();
-        match Uring::new() {
-            Err(refused) => drop(tell.send(Err(refused))),
-            Ok(mut kernel) => {
-                commons.desks[index].open(kernel.wake_target());
-                let _ = tell.send(Ok(()));
-                work(index, &commons, &mut kernel);
-            }
+        let mut kernel = match E::new() {
+            Ok(kernel) => kernel,
+            Err(refused) => return drop(tell.send(Err(refused))),
+        };
+        let _ = tell.send(Ok((kernel.rope(), kernel.wake_target())));
+        if begun.recv().is_ok() {
+            work(index, &shared, &mut kernel);
         }
     });
     let thread = thread.map_err(|error| Refused {
+        engine: "a worker",
         errno: Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN)),
         reason: "limit",
         cause: "no thread could be started".into(),
         remedy: "raise the limit on processes and threads (ulimit -u, TasksMax)".into(),
     })?;
     match told.recv() {
-        Ok(Ok(())) => Ok(thread),
+        Ok(Ok(wake)) => Ok(Hired { thread, begin, wake }),
         Ok(Err(refused)) => Err(refused),
         // The thread ended without a word, which only a panic does, and a panic ends the process.
         Err(_) => std::process::abort(),

@@ -8,10 +8,12 @@
 //!
 //! Errors are bare errnos: what they mean is for the shard to say.
 
+mod direct;
+pub mod epoll;
 pub mod uring;
 
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 
 pub use nix::errno::Errno;
 use socket2::SockAddr;
@@ -52,6 +54,22 @@ pub trait Bell {
     fn ring(&mut self, target: WakeTarget);
 }
 
+/// Why an engine cannot be had here, and what to do about it.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{engine} is not available: {cause} ({errno})")]
+pub struct Refused {
+    /// Which one.
+    pub engine: &'static str,
+    /// What the kernel said.
+    pub errno: Errno,
+    /// One short word for metrics: `sysctl`, `seccomp`, `kernel`, `memlock`, `limit`, `other`.
+    pub reason: &'static str,
+    /// The cause in a few words.
+    pub cause: String,
+    /// What an operator can do about it: one sentence.
+    pub remedy: String,
+}
+
 /// What poll(2) says of a socket. Edges: each is told once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Readiness {
@@ -81,8 +99,8 @@ pub enum Request {
     Accept,
     /// Made by [`Kernel::connect`].
     Connect,
-    /// Made by [`Kernel::watch`].
-    Watch,
+    /// Made by [`Kernel::watch`], with this interest.
+    Watch(Interest),
 }
 
 /// An answer to a request.
@@ -166,8 +184,8 @@ pub trait Kernel: Bell {
     fn connect(&mut self, target: &SockAddr, options: ConnectOptions, token: Token) -> Result<Sock, Errno>;
     /// Requests an event for each edge of readiness, and one at once if the socket is ready now.
     fn watch(&mut self, sock: Sock, interest: Interest, token: Token);
-    /// Asks for the end of a request. Its last event comes as always; one already under way comes first.
-    fn cancel(&mut self, request: Request, token: Token);
+    /// Asks for the end of a request on `sock`. Its last event comes as always; one already under way may come first.
+    fn cancel(&mut self, request: Request, sock: Sock, token: Token);
 
     /// Takes one connection from a listening socket's queue at once (accept4(2)).
     ///
@@ -220,4 +238,17 @@ pub trait Kernel: Bell {
     fn send_promptly(&mut self, sock: Sock);
     /// Sets keepalive and user timeout. Does nothing on a unix socket.
     fn keep_alive(&mut self, sock: Sock, options: KeepaliveOptions);
+}
+
+/// A kernel that a worker can be started on.
+pub trait Engine: Kernel + Sized {
+    /// Makes one. Call it on the thread that will use it.
+    ///
+    /// # Errors
+    /// Why it cannot be had, with a remedy.
+    fn new() -> Result<Self, Refused>;
+    /// How others wake this worker.
+    fn wake_target(&self) -> WakeTarget;
+    /// The descriptor behind the wake target, if it must stay open for as long as somebody may ring. Given once.
+    fn rope(&mut self) -> Option<OwnedFd>;
 }

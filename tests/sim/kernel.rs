@@ -155,11 +155,11 @@ impl Kernel for SimKernel<'_> {
         self.world.request(self.lane, (Kind::Watch, token.0), What::Watch { sock: id, interest });
     }
 
-    fn cancel(&mut self, request: Request, token: Token) {
+    fn cancel(&mut self, request: Request, _: Sock, token: Token) {
         let kind = match request {
             Request::Accept => Kind::Accept,
             Request::Connect => Kind::Connect,
-            Request::Watch => Kind::Watch,
+            Request::Watch(_) => Kind::Watch,
         };
         if kind == Kind::Connect {
             self.world.connect_cancelled(self.lane, token);

@@ -11,17 +11,17 @@
 mod ring;
 mod setup;
 
-use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use io_uring::{cqueue, opcode, squeue, types};
 use socket2::SockAddr;
 
 use self::ring::Ring;
-pub use self::setup::{Abilities, KERNEL_MINIMUM, Refused, probe};
+pub use self::setup::{Abilities, KERNEL_MINIMUM, probe};
 use super::{
-    Bell, Close, ConnectOptions, Errno, Event, Interest, KeepaliveOptions, Kernel, Pipe, Readiness, Request, Sock,
-    Token, WakeTarget,
+    Bell, Close, ConnectOptions, Engine, Errno, Event, Interest, Kernel, Readiness, Refused, Request, Sock, Token,
+    WakeTarget, direct,
 };
 use crate::sys::bytes;
 
@@ -52,20 +52,6 @@ pub struct Uring {
 }
 
 impl Uring {
-    /// Makes the ring. Call it on the thread that will use it: the ring belongs to its maker (`IORING_SETUP_SINGLE_ISSUER`).
-    ///
-    /// # Errors
-    /// Why the kernel refused, with a remedy.
-    pub fn new() -> Result<Self, Refused> {
-        let (ring, _) = setup::make(SUBMISSIONS, COMPLETIONS)?;
-        Ok(Self { ring, requests: Vec::with_capacity(SUBMISSIONS as usize) })
-    }
-
-    /// How others wake this worker.
-    pub fn wake_target(&self) -> WakeTarget {
-        WakeTarget(self.ring.descriptor())
-    }
-
     fn understand(&mut self, completion: &cqueue::Entry) -> Option<Event> {
         let data = completion.user_data();
         let token = Token(data & tag::TOKEN);
@@ -85,6 +71,23 @@ impl Uring {
             tag::MAIL => Some(Event::Mail),
             _ => None,
         }
+    }
+}
+
+impl Engine for Uring {
+    /// The ring belongs to the thread that makes it (`IORING_SETUP_SINGLE_ISSUER`).
+    fn new() -> Result<Self, Refused> {
+        let (ring, _) = setup::make(SUBMISSIONS, COMPLETIONS)?;
+        Ok(Self { ring, requests: Vec::with_capacity(SUBMISSIONS as usize) })
+    }
+
+    fn wake_target(&self) -> WakeTarget {
+        WakeTarget(self.ring.descriptor())
+    }
+
+    /// Nothing: a message to what is no ring fails and does no harm.
+    fn rope(&mut self) -> Option<OwnedFd> {
+        None
     }
 }
 
@@ -111,17 +114,7 @@ impl Kernel for Uring {
     }
 
     fn connect(&mut self, target: &SockAddr, options: ConnectOptions, token: Token) -> Result<Sock, Errno> {
-        let fd = bytes::stream_socket(target)?;
-        let prepared = if target.is_unix() {
-            Ok(())
-        } else {
-            bytes::set(fd, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 0)
-                .and_then(|()| options.source.map_or(Ok(()), |source| bytes::bind_source(fd, source)))
-        };
-        if let Err(errno) = prepared {
-            bytes::close(fd);
-            return Err(errno);
-        }
+        let fd = direct::stream_socket(target, options)?;
         let connect = opcode::Connect::new(types::Fd(fd), target.as_ptr().cast(), target.len());
         self.requests.push(connect.build().user_data(tag::CONNECT | token.0));
         Ok(Sock(fd))
@@ -136,51 +129,13 @@ impl Kernel for Uring {
         self.requests.push(poll.build().user_data(tag::WATCH | token.0));
     }
 
-    fn cancel(&mut self, request: Request, token: Token) {
+    fn cancel(&mut self, request: Request, _: Sock, token: Token) {
         let kind = match request {
             Request::Accept => tag::ACCEPT,
             Request::Connect => tag::CONNECT,
-            Request::Watch => tag::WATCH,
+            Request::Watch(_) => tag::WATCH,
         };
         self.requests.push(cancellation(kind | token.0));
-    }
-
-    fn accept_now(&mut self, listener: Sock) -> Result<Sock, Errno> {
-        bytes::accept(listener.0).map(Sock)
-    }
-
-    #[inline]
-    fn recv(&mut self, sock: Sock, into: &mut [u8]) -> Result<usize, Errno> {
-        bytes::recv(sock.0, into)
-    }
-
-    #[inline]
-    fn send(&mut self, sock: Sock, from: &[u8]) -> Result<usize, Errno> {
-        bytes::send(sock.0, from)
-    }
-
-    #[inline]
-    fn fill(&mut self, pipe: &Pipe, sock: Sock, max: usize) -> Result<usize, Errno> {
-        bytes::splice(sock.0, pipe.into, max)
-    }
-
-    #[inline]
-    fn pour(&mut self, pipe: &Pipe, sock: Sock, held: usize) -> Result<usize, Errno> {
-        bytes::splice(pipe.out, sock.0, held)
-    }
-
-    fn open_pipe(&mut self, size: usize) -> Result<Pipe, Errno> {
-        let (out, into) = bytes::pipe()?;
-        Ok(Pipe { out, into, size: bytes::size_pipe(into, size) })
-    }
-
-    fn close_pipe(&mut self, pipe: Pipe) {
-        bytes::close(pipe.out);
-        bytes::close(pipe.into);
-    }
-
-    fn finish(&mut self, sock: Sock) {
-        bytes::shutdown_write(sock.0);
     }
 
     fn close(&mut self, sock: Sock, how: Close) {
@@ -191,44 +146,7 @@ impl Kernel for Uring {
         self.requests.push(close.flags(squeue::Flags::SKIP_SUCCESS).user_data(tag::IGNORE));
     }
 
-    fn error(&mut self, sock: Sock) -> Option<Errno> {
-        bytes::take_error(sock.0)
-    }
-
-    fn peer(&mut self, sock: Sock) -> Option<SocketAddr> {
-        bytes::peer(sock.0)
-    }
-
-    fn local_port(&mut self, sock: Sock) -> u16 {
-        bytes::local(sock.0).map_or(0, |address| address.port())
-    }
-
-    fn acknowledge(&mut self, sock: Sock) {
-        // Refused on unix sockets, which have no handshake.
-        let _ = bytes::set(sock.0, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 1);
-    }
-
-    fn send_promptly(&mut self, sock: Sock) {
-        // Refused on unix sockets, which hold nothing back.
-        let _ = bytes::set(sock.0, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
-    }
-
-    fn keep_alive(&mut self, sock: Sock, options: KeepaliveOptions) {
-        let KeepaliveOptions { idle_s, interval_s, count, user_timeout_ms } = options;
-        let set = |level, option, value: u32| {
-            // Refused on unix sockets, which have no network to lose.
-            let _ = bytes::set(sock.0, level, option, libc::c_int::try_from(value).unwrap_or(libc::c_int::MAX));
-        };
-        if idle_s > 0 {
-            set(libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1);
-            set(libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, idle_s);
-            set(libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, interval_s);
-            set(libc::IPPROTO_TCP, libc::TCP_KEEPCNT, count);
-        }
-        if user_timeout_ms > 0 {
-            set(libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, user_timeout_ms);
-        }
-    }
+    direct::immediate_calls!();
 }
 
 /// The control thread's bell: a small ring of its own that only sends `MSG_RING`.

@@ -5,25 +5,12 @@ use std::fs;
 use io_uring::register::Restriction;
 use io_uring::{IoUring, Probe, opcode};
 
-use super::Errno;
 use super::ring::{Ring, errno_of};
+use super::{COMPLETIONS, Errno, Refused, SUBMISSIONS};
 
+const ENGINE: &str = "io_uring";
 /// The oldest kernel ringway runs on with io_uring: multishot accept came with 5.19, `MSG_RING` with 5.18.
 pub const KERNEL_MINIMUM: (u32, u32) = (5, 19);
-
-/// Why io_uring cannot be had here, and what to do about it.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("io_uring is not available: {cause} ({errno})")]
-pub struct Refused {
-    /// What the kernel said.
-    pub errno: Errno,
-    /// One short word for metrics: `sysctl`, `seccomp`, `kernel`, `memlock`, `limit`, `other`.
-    pub reason: &'static str,
-    /// The cause in a few words.
-    pub cause: String,
-    /// What an operator can do about it: one sentence.
-    pub remedy: String,
-}
 
 /// What this kernel gave, for `ringway doctor` and the start-up log.
 #[derive(Clone, Debug)]
@@ -55,7 +42,7 @@ const OPCODES: [u8; 6] = [
 /// # Errors
 /// Why that is refused.
 pub fn probe() -> Result<Abilities, Refused> {
-    make(4, 8).map(|(_, abilities)| abilities)
+    make(SUBMISSIONS, COMPLETIONS).map(|(_, abilities)| abilities)
 }
 
 /// Makes a ring for the calling thread.
@@ -113,6 +100,7 @@ fn explain(errno: Errno) -> Refused {
     let seccomp = read("/proc/self/status").lines().any(|line| line.starts_with("Seccomp:\t2"));
     match errno {
         Errno::EPERM if matches!(disabled.trim(), "1" | "2") => Refused {
+            engine: ENGINE,
             errno,
             reason: "sysctl",
             cause: format!("the sysctl kernel.io_uring_disabled is {}", disabled.trim()),
@@ -121,6 +109,7 @@ fn explain(errno: Errno) -> Refused {
                 .into(),
         },
         Errno::EPERM | Errno::EACCES if seccomp => Refused {
+            engine: ENGINE,
             errno,
             reason: "seccomp",
             cause: "a seccomp filter forbids io_uring_setup, as those of Docker and containerd do".into(),
@@ -128,6 +117,7 @@ fn explain(errno: Errno) -> Refused {
                 .into(),
         },
         Errno::EPERM | Errno::EACCES => Refused {
+            engine: ENGINE,
             errno,
             reason: "other",
             cause: "the kernel or a security module does not permit it".into(),
@@ -136,18 +126,21 @@ fn explain(errno: Errno) -> Refused {
         Errno::ENOSYS => too_old(errno),
         Errno::EINVAL => too_old(errno),
         Errno::ENOMEM => Refused {
+            engine: ENGINE,
             errno,
             reason: "memlock",
             cause: "no memory for the ring, or RLIMIT_MEMLOCK is too small".into(),
             remedy: "raise LimitMEMLOCK (ulimit -l) to 64 MiB or more, or free memory".into(),
         },
         Errno::EMFILE | Errno::ENFILE => Refused {
+            engine: ENGINE,
             errno,
             reason: "limit",
             cause: "no descriptor is left".into(),
             remedy: "raise LimitNOFILE (ulimit -n)".into(),
         },
         errno => Refused {
+            engine: ENGINE,
             errno,
             reason: "other",
             cause: "the kernel refused a ring".into(),
@@ -162,6 +155,7 @@ fn too_old(errno: Errno) -> Refused {
         .unwrap_or_else(|_| "unknown".into());
     let (major, minor) = KERNEL_MINIMUM;
     Refused {
+        engine: ENGINE,
         errno,
         reason: "kernel",
         cause: format!("this kernel ({release}) has no io_uring, or one that is too old"),
