@@ -58,8 +58,6 @@ pub(super) const POLICIES_LATER: &[&str] = &["least-connections", "random-two", 
 pub(super) const TARGETS_LATER: &[&str] = &["journald", "syslog"];
 /// Log formats that do not work yet.
 pub(super) const FORMATS_LATER: &[&str] = &["haproxy"];
-/// Engines that do not work yet.
-pub(super) const ENGINES_LATER: &[&str] = &["epoll"];
 
 impl Keys {
     /// What to do about `wrong`, which is no key here.

@@ -67,9 +67,9 @@ fn global(reader: &mut Reader<'_>, root: &Section<'_, '_>) -> Global {
     let Some(section) = section(reader, root, "global", &keys::GLOBAL) else {
         return global;
     };
-    let engines = [("auto", Engine::Auto), ("io_uring", Engine::IoUring)];
+    let engines = [("auto", Engine::Auto), ("io_uring", Engine::IoUring), ("epoll", Engine::Epoll)];
     global.workers = workers(reader, &section).unwrap_or(Workers::Auto);
-    global.engine = reader.choice(&section, "engine", &engines, keys::ENGINES_LATER).unwrap_or(Engine::Auto);
+    global.engine = reader.choice(&section, "engine", &engines, &[]).unwrap_or(Engine::Auto);
     global.max_connections = reader.count(&section, "max_connections", limits::CONNECTIONS).map(|count| count.value);
     global.user = account(reader, &section, "user");
     global.group = account(reader, &section, "group");
