@@ -10,8 +10,9 @@ use serde::Serialize;
 use super::client::print;
 use super::exit;
 use crate::dataplane::pipes::{LARGE_MAX, PIPE_LARGE, PIPES_MAX};
-use crate::kernel::Refused;
+use crate::kernel::epoll::Epoll;
 use crate::kernel::uring::{self, KERNEL_MINIMUM};
+use crate::kernel::{Engine, Refused};
 use crate::sys::limits::Needs;
 use crate::sys::listen::BACKLOG;
 use crate::sys::{affinity, limits, privilege};
@@ -77,6 +78,7 @@ impl Finding {
 struct Facts {
     release: String,
     ring: Result<&'static str, Refused>,
+    epoll: Result<(), Refused>,
     /// `kernel.io_uring_disabled`, where there is such a sysctl (Linux 6.6).
     uring_disabled: Option<u64>,
     /// A seccomp filter is in force (proc_pid_status(5)).
@@ -104,6 +106,7 @@ impl Facts {
         Self {
             release: release.unwrap_or_default(),
             ring: uring::probe().map(|abilities| abilities.flags),
+            epoll: Epoll::new().map(drop),
             uring_disabled: sysctl("kernel/io_uring_disabled"),
             seccomp: status.lines().any(|line| line == "Seccomp:\t2"),
             root: privilege::is_root(),
@@ -132,7 +135,8 @@ fn sysctl(name: &str) -> Option<u64> {
 }
 
 fn examine(facts: &Facts) -> Vec<Finding> {
-    let mut findings = vec![kernel(facts), io_uring(facts), cores(facts), descriptors(facts), low_ports(facts)];
+    let mut findings =
+        vec![kernel(facts), io_uring(facts), engine(facts), cores(facts), descriptors(facts), low_ports(facts)];
     findings.extend([backlog(facts), local_ports(facts), pipe_size(facts), pipe_budget(facts)].into_iter().flatten());
     findings
 }
@@ -145,19 +149,29 @@ fn kernel(facts: &Facts) -> Finding {
     if version >= KERNEL_MINIMUM {
         return Finding::ok("kernel", found);
     }
-    Finding::fail("kernel", found, format!("run Linux {major}.{minor} or newer"))
+    Finding::warn("kernel", found, format!("for io_uring, run Linux {major}.{minor} or newer"))
 }
 
 fn io_uring(facts: &Facts) -> Finding {
     let filter = if facts.seccomp { ", under a seccomp filter that allows it" } else { "" };
     match &facts.ring {
-        Err(refused) => Finding::fail("io_uring", refused.to_string(), refused.remedy.clone()),
+        Err(refused) => Finding::warn("io_uring", refused.to_string(), refused.remedy.clone()),
         Ok(flags) if facts.uring_disabled == Some(1) => Finding::warn(
             "io_uring",
             format!("{flags}, but kernel.io_uring_disabled is 1: only root and one group may use it"),
             "sysctl -w kernel.io_uring_disabled=0, or put the user of [global] into the group of kernel.io_uring_group",
         ),
         Ok(flags) => Finding::ok("io_uring", format!("{flags}{filter}")),
+    }
+}
+
+fn engine(facts: &Facts) -> Finding {
+    match (&facts.ring, &facts.epoll) {
+        (Ok(_), _) => Finding::ok("engine", "engine = \"auto\" runs on io_uring".into()),
+        (Err(_), Ok(())) => {
+            Finding::ok("engine", "engine = \"auto\" runs on epoll; \"io_uring\" would not start".into())
+        }
+        (Err(_), Err(refused)) => Finding::fail("engine", refused.to_string(), refused.remedy.clone()),
     }
 }
 
@@ -277,6 +291,7 @@ mod tests {
         Facts {
             release: "6.18.44-test".into(),
             ring: Ok("SINGLE_ISSUER|DEFER_TASKRUN"),
+            epoll: Ok(()),
             uring_disabled: Some(0),
             seccomp: false,
             root: false,
@@ -314,10 +329,12 @@ mod tests {
             cause: "a filter".into(),
             remedy: "allow it".into(),
         };
-        let table: [(&str, Verdict, Facts); 11] = [
-            ("kernel", Verdict::Fail, Facts { release: "5.10.0-30-amd64".into(), ..well() }),
-            ("kernel", Verdict::Fail, Facts { release: "5.18.99".into(), ..well() }),
-            ("io_uring", Verdict::Fail, Facts { ring: Err(refused), ..well() }),
+        let table: [(&str, Verdict, Facts); 13] = [
+            ("kernel", Verdict::Warn, Facts { release: "5.10.0-30-amd64".into(), ..well() }),
+            ("kernel", Verdict::Warn, Facts { release: "5.18.99".into(), ..well() }),
+            ("io_uring", Verdict::Warn, Facts { ring: Err(refused.clone()), ..well() }),
+            ("engine", Verdict::Ok, Facts { ring: Err(refused.clone()), ..well() }),
+            ("engine", Verdict::Fail, Facts { ring: Err(refused.clone()), epoll: Err(refused), ..well() }),
             ("io_uring", Verdict::Warn, Facts { uring_disabled: Some(1), ..well() }),
             ("cores", Verdict::Warn, Facts { share: 1, ..well() }),
             ("open files", Verdict::Warn, Facts { descriptors_hard: 20_000, ..well() }),

@@ -116,12 +116,11 @@ pub(super) struct Crew {
 impl Crew {
     /// Hires a worker for each desk, pinned to `cores` in turn if there are any: all, or none.
     pub(super) fn hire(commons: &Arc<Commons>, cores: &[usize], drive: Drive) -> Result<Self, Refused> {
-        Ok(match drive {
-            Drive::Ring => {
-                Self { bell: ControlBell::Ring(Box::new(RingBell::new()?)), hired: all::<Uring>(commons, cores)? }
-            }
-            Drive::Epoll => Self { bell: ControlBell::Event(EventBell), hired: all::<Epoll>(commons, cores)? },
-        })
+        let (hired, bell) = match drive {
+            Drive::Ring => (all::<Uring>(commons, cores)?, ControlBell::Ring(Box::new(RingBell::new()?))),
+            Drive::Epoll => (all::<Epoll>(commons, cores)?, ControlBell::Event(EventBell)),
+        };
+        Ok(Self { bell, hired })
     }
 }
 

@@ -322,7 +322,11 @@ impl Status {
         let many = if workers == 1 { "" } else { "s" };
         let mut out = format!(
             "ringway {} (pid {}) {} for {uptime}: {}, {workers} worker{many}, configuration {}\n",
-            self.version, self.pid, self.state, self.engine, self.config.generation
+            self.version,
+            self.pid,
+            self.state,
+            self.engine(),
+            self.config.generation
         );
         let _ = writeln!(
             out,
@@ -337,6 +341,13 @@ impl Status {
         }
         out.push('\n');
         out
+    }
+
+    fn engine(&self) -> String {
+        match self.engine_reason.as_str() {
+            "configured" | "preferred" => self.engine.clone(),
+            refused => format!("{} (io_uring is refused: {refused})", self.engine),
+        }
     }
 
     fn latencies(&self, out: &mut String) {

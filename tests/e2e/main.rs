@@ -4,9 +4,12 @@
 //! facts, never for time to pass. Each ends with what must hold at the end of every run: no session left, everything
 //! accepted accounted for, no descriptor lost ([`harness::ringway::Ringway::end_well`]).
 //!
+//! Every test runs twice: with `RINGWAY_TEST_ENGINE=io_uring` (the default) and with `=epoll`; see [`harness::engine`].
+//!
 //! Needs root (network namespaces, low ports, other users) and what `scripts/setup` installs.
 
 mod balance;
+mod engine;
 mod harness;
 mod limits;
 mod mysql;

@@ -1,13 +1,16 @@
 //! A running ringway, seen as its operator sees it.
 
 use std::fs;
+use std::io;
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use super::engine;
 use super::facts::{Metrics, await_some, await_that, fds_of, http_get_unix, lines_of};
 use super::ground::Ground;
 use super::process::Process;
@@ -33,12 +36,19 @@ pub struct Setup<'a> {
     global: String,
     log_extra: String,
     wrapper: Vec<String>,
+    before_exec: Option<fn() -> io::Result<()>>,
 }
 
 impl<'a> Setup<'a> {
     /// Two workers, JSON log to a file, metrics.
     pub fn on(ground: &'a Ground) -> Self {
-        Self { ground, global: "workers = 2".to_owned(), log_extra: String::new(), wrapper: Vec::new() }
+        Self {
+            ground,
+            global: "workers = 2".to_owned(),
+            log_extra: String::new(),
+            wrapper: Vec::new(),
+            before_exec: None,
+        }
     }
 
     /// Other lines for `[global]`.
@@ -56,6 +66,12 @@ impl<'a> Setup<'a> {
     /// A command that starts it (`prlimit …`, `strace …`).
     pub fn wrapped(mut self, wrapper: &[&str]) -> Self {
         self.wrapper = wrapper.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
+    /// What the child does before it becomes ringway. Only async-signal-safe calls.
+    pub fn before_exec(mut self, step: fn() -> io::Result<()>) -> Self {
+        self.before_exec = Some(step);
         self
     }
 
@@ -104,6 +120,10 @@ impl<'a> Setup<'a> {
         let mut command = self.wrapper.iter().map(String::as_str).chain([BINARY, "run", "-c"]);
         let mut start = Command::new(command.next().expect("not empty"));
         start.args(command).arg(&config);
+        if let Some(step) = self.before_exec {
+            // SAFETY: whoever gave it promised to make async-signal-safe calls only.
+            unsafe { start.pre_exec(step) };
+        }
         let output = config.with_extension("out");
         Ringway {
             process: Process::start("ringway", &mut start, &output),
@@ -125,8 +145,12 @@ struct Files {
 }
 
 fn prelude(global: &str, log: &Path, log_extra: &str, socket: &Path, admin: SocketAddr) -> String {
+    let engine = match global.contains("engine = ") {
+        true => String::new(),
+        false => format!("engine = \"{}\"\n", engine::name()),
+    };
     format!(
-        "[global]\n{global}\n\n[log]\ntarget = \"{}\"\n{log_extra}\n\n[admin]\nsocket = \"{}\"\nhttp = \"{admin}\"\n\n",
+        "[global]\n{global}\n{engine}\n[log]\ntarget = \"{}\"\n{log_extra}\n\n[admin]\nsocket = \"{}\"\nhttp = \"{admin}\"\n\n",
         log.display(),
         socket.display()
     )
