@@ -358,3 +358,6 @@ fn refused(errno: Errno) -> Refused {
     };
     Refused { engine: "epoll", errno, reason, cause: cause.into(), remedy: remedy.into() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! The only door from a worker to the kernel.
+//! The only door from a worker to the kernel: one trait, an engine on io_uring and one on epoll.
 //!
 //! The shard decides, the kernel acts. [`Kernel`] has two kinds of calls. *Immediate* ones never block and answer at
 //! once: `recv`, `send`, `fill`, `pour`, `finish`, `close` … *Requests* answer later, as an [`Event`] from [`Kernel::wait`]:
