@@ -85,7 +85,11 @@ pub(super) fn conduct(
     let Booted { text, runtime, panel, log, log_thread, fleet, workshop, admin } = boot(&source, &habits)?;
     let board = Arc::new(Board { panel, text: ArcSwap::from_pointee(text), source: source.name(), commands });
     let start = |cause| Failure::Start { what: "the conductor", cause };
-    let (runtime, open) = runtime.open().map_err(start)?;
+    let wanted = runtime;
+    let (runtime, open) = wanted.open().map_err(start)?;
+    if runtime != wanted {
+        log.say(Event::info("conductor", "one more ring is refused to the control thread; it does without"));
+    }
     let conductor =
         Conductor { source, habits, board, inbox, log, log_thread, fleet, workshop, admin, runtime, turns: Vec::new() };
     open.block_on(conductor.run(booted))

@@ -83,6 +83,8 @@ fn the_conductor_does_without_a_ring_of_its_own() {
     let config = one_pool(front, &[server.address()], "");
     let ringway = Setup::on(&ground).wrapped(&wrapped(&refusing("ENOMEM", ":when=3+"))).start(&config);
     assert_eq!(ringway.metric("ringway_engine_info", &[("engine", "io_uring")]), 1.0);
+    let events = ringway.events().join("\n");
+    assert!(events.contains("\"event\":\"conductor\""), "{events}");
     ringway.reload_with(&(config + "idle_timeout = \"77s\"\n"));
     let mut client = connect(front);
     exchange(&mut client, b"through rings").expect("an echo");
