@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | [`base`] | counters, slab, timer wheel, histogram: knows nothing of load balancing | – |
 //! | [`sys`] | one small file per man-page family; the first home of `unsafe` | `base` |
-//! | [`kernel`] | the only door from a worker to the kernel: `trait Kernel`, and io_uring behind it; the second home of `unsafe` | `sys`, `base` |
+//! | [`kernel`] | the only door from a worker to the kernel: `trait Kernel`, and behind it io_uring (the second home of `unsafe`) and epoll | `sys`, `base` |
 //! | [`config`] | the file, the complaints about it, the immutable plan it compiles to, and the ledgers that outlive a plan | `base` |
 //! | [`balance`] | which server gets the next session: pure, no clock, socket, lock or allocation | `config`, `base` |
 //! | [`dataplane`] | a worker: the loop, the shard that decides everything, sessions, pumps, pipes, drain, mail | `balance`, `kernel`, `config`, `sys`, `base` |
@@ -25,8 +25,9 @@
 //!
 //! # The decisions
 //!
-//! * A worker is one pinned thread with one ring. The ring tells it *when* (accept, connect, readiness, mail); the worker
-//!   itself moves the bytes with `recv`, `send` and `splice`, which beats asking the ring to.
+//! * A worker is one pinned thread with one engine: a ring, or epoll where rings are refused. The engine tells it *when*
+//!   (accept, connect, readiness, mail); the worker itself moves the bytes with `recv`, `send` and `splice`, which beats
+//!   asking the ring to.
 //! * The *shard* decides, the *kernel* acts. Time comes in as an argument; nothing else on a worker reads a clock.
 //! * What is configured is an immutable [`config::plan::Plan`], swapped as a whole. What must outlive a plan (counts,
 //!   rotation, statistics) is a ledger keyed by identity, which the next plan points to again.

@@ -13,7 +13,8 @@ pub const PER_SESSION: u64 = 2;
 pub const FIXED: u64 = 256;
 /// What a daemon cannot do without.
 pub const FIXED_MIN: u64 = 48;
-/// Descriptors of one worker besides sessions, listening sockets and pipes: its ring, spare.
+/// Descriptors of one worker besides sessions, listening sockets and pipes: its ring, or two epoll instances and an
+/// eventfd; spare.
 pub const PER_WORKER: u64 = 8;
 /// As far as the soft limit is raised unasked. Modern hosts allow a thousand million, and tables grow with the limit.
 pub const UNASKED_MAX: u64 = 1 << 20;
