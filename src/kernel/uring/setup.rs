@@ -96,26 +96,25 @@ const REGISTER_RING_FDS: u8 = 20;
 /// seccomp(2), proc_pid_status(5).
 fn explain(errno: Errno) -> Refused {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
-    let disabled = read("/proc/sys/kernel/io_uring_disabled");
     let seccomp = read("/proc/self/status").lines().any(|line| line.starts_with("Seccomp:\t2"));
+    judge(errno, read("/proc/sys/kernel/io_uring_disabled").trim(), seccomp)
+}
+
+/// `disabled` is what the sysctl says: empty where there is none. `seccomp`: a filter is in force.
+fn judge(errno: Errno, disabled: &str, seccomp: bool) -> Refused {
     match errno {
-        Errno::EPERM if matches!(disabled.trim(), "1" | "2") => Refused {
+        Errno::EPERM if matches!(disabled, "1" | "2") => Refused {
             engine: ENGINE,
             errno,
             reason: "sysctl",
-            cause: format!("the sysctl kernel.io_uring_disabled is {}", disabled.trim()),
+            cause: format!("the sysctl kernel.io_uring_disabled is {disabled}"),
             remedy: "set it to 0 (sysctl -w kernel.io_uring_disabled=0), or with 1 put the user into the group of \
                      kernel.io_uring_group"
                 .into(),
         },
-        Errno::EPERM | Errno::EACCES if seccomp => Refused {
-            engine: ENGINE,
-            errno,
-            reason: "seccomp",
-            cause: "a seccomp filter forbids io_uring_setup, as those of Docker and containerd do".into(),
-            remedy: "allow io_uring_setup, io_uring_enter and io_uring_register in the container's seccomp profile"
-                .into(),
-        },
+        Errno::EPERM | Errno::EACCES if seccomp => filtered(errno),
+        // A kernel with the sysctl has io_uring; Podman's filter says that calls it forbids do not exist.
+        Errno::ENOSYS if seccomp && !disabled.is_empty() => filtered(errno),
         Errno::EPERM | Errno::EACCES => Refused {
             engine: ENGINE,
             errno,
@@ -149,6 +148,16 @@ fn explain(errno: Errno) -> Refused {
     }
 }
 
+fn filtered(errno: Errno) -> Refused {
+    Refused {
+        engine: ENGINE,
+        errno,
+        reason: "seccomp",
+        cause: "a seccomp filter forbids io_uring_setup, as those of Docker and containerd do".into(),
+        remedy: "allow io_uring_setup, io_uring_enter and io_uring_register in the container's seccomp profile".into(),
+    }
+}
+
 fn too_old(errno: Errno) -> Refused {
     let release = nix::sys::utsname::uname()
         .map(|names| names.release().to_string_lossy().into_owned())
@@ -160,5 +169,33 @@ fn too_old(errno: Errno) -> Refused {
         reason: "kernel",
         cause: format!("this kernel ({release}) has no io_uring, or one that is too old"),
         remedy: format!("run Linux {major}.{minor} or newer, built with CONFIG_IO_URING"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cause_is_told_from_errno_sysctl_and_filter() {
+        let table = [
+            (Errno::EPERM, "2", false, "sysctl"),
+            (Errno::EPERM, "1", true, "sysctl"),
+            (Errno::EPERM, "0", true, "seccomp"),
+            (Errno::EACCES, "", true, "seccomp"),
+            (Errno::ENOSYS, "0", true, "seccomp"),
+            (Errno::ENOSYS, "", true, "kernel"),
+            (Errno::ENOSYS, "0", false, "kernel"),
+            (Errno::EINVAL, "", false, "kernel"),
+            (Errno::EPERM, "0", false, "other"),
+            (Errno::ENOMEM, "0", true, "memlock"),
+            (Errno::EMFILE, "0", false, "limit"),
+            (Errno::EIO, "0", false, "other"),
+        ];
+        for (errno, disabled, seccomp, reason) in table {
+            let refused = judge(errno, disabled, seccomp);
+            assert_eq!(refused.reason, reason, "{errno} {disabled} {seccomp}");
+            assert!(!refused.remedy.is_empty() && refused.to_string().contains(&errno.to_string()), "{refused}");
+        }
     }
 }
