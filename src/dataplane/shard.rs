@@ -477,9 +477,19 @@ fn fault(side: Side, errno: Errno) -> Ending {
             Side::Client => Ending::ClientReset,
             Side::Server => Ending::ServerReset,
         },
-        Errno::ETIMEDOUT | Errno::EHOSTUNREACH | Errno::ENETUNREACH | Errno::ENETDOWN | Errno::EHOSTDOWN => {
-            Ending::PeerVanished
-        }
+        // No answer. Routers and firewalls may have said why meanwhile, and the timeout then speaks with their words
+        // (`tcp_write_err`: `sk_err_soft`, out of `icmp_err_convert`): ECONNREFUSED is a firewall that rejects.
+        Errno::ETIMEDOUT
+        | Errno::EHOSTUNREACH
+        | Errno::ENETUNREACH
+        | Errno::ENETDOWN
+        | Errno::EHOSTDOWN
+        | Errno::ENONET
+        | Errno::ECONNREFUSED
+        | Errno::ENOPROTOOPT
+        | Errno::EOPNOTSUPP
+        | Errno::EPROTO
+        | Errno::EACCES => Ending::PeerVanished,
         Errno::ENOMEM | Errno::ENOBUFS => Ending::Resource,
         _ => Ending::Internal,
     }
