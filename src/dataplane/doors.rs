@@ -208,7 +208,7 @@ impl Shard {
         for _ in 0..QUEUE_TAKEN_MAX {
             match kernel.accept_now(socket) {
                 Ok(sock) => self.admit(sock, Arc::clone(&listener), now, kernel),
-                Err(Errno::ECONNABORTED | Errno::EINTR) => {}
+                Err(errno) if is_of_one_connection(errno) => {}
                 Err(_) => break,
             }
         }
