@@ -142,26 +142,27 @@ fn a_seed_repeats() {
     assert_eq!(first, second);
 }
 
-// Seeds that found something. A seed means what its test says as long as the simulator draws as it did then.
+// Seeds that found something. A seed means what its test says as long as the simulator draws as it did then; when it draws
+// anew, the mutant that is this mistake finds another (`sim/mutants.toml`).
 
 #[test]
-fn seed_53_a_reset_server_was_passed_on_as_a_fin() {
-    tell(53, TAIL);
+fn seed_34_a_reset_server_was_passed_on_as_a_fin() {
+    tell(34, TAIL);
 }
 
 #[test]
-fn seed_275_a_connection_was_handed_to_a_worker_that_had_left() {
-    tell(275, TAIL);
+fn seed_258_a_connection_was_handed_to_a_worker_that_had_left() {
+    tell(258, TAIL);
 }
 
 #[test]
-fn seed_739_a_reset_behind_a_fin_was_missed_at_the_budget() {
-    tell(739, TAIL);
+fn seed_42_a_reset_behind_a_fin_was_missed_at_the_budget() {
+    tell(42, TAIL);
 }
 
 #[test]
-fn seed_8669_drain_came_before_the_letter_about_a_reload() {
-    tell(8669, TAIL);
+fn seed_1299_drain_came_before_the_letter_about_a_reload() {
+    tell(1299, TAIL);
 }
 
 #[test]

@@ -15,6 +15,17 @@ pub enum Kind {
     Watch,
 }
 
+/// What the network, or a firewall, says of a connect that has no way to go (connect(2); `icmp_err_convert`).
+const NETWORK_SAYS_NO: [Errno; 7] = [
+    Errno::ENETUNREACH,
+    Errno::EHOSTUNREACH,
+    Errno::ENETDOWN,
+    Errno::EHOSTDOWN,
+    Errno::ENOPROTOOPT,
+    Errno::EACCES,
+    Errno::EPERM,
+];
+
 /// Kind and token: what a cancellation names.
 pub type FlightKey = (Kind, u64);
 
@@ -65,6 +76,8 @@ pub struct Lane {
     closing: Vec<usize>,
     /// Somebody rang.
     pub rung_at: Option<u64>,
+    /// When an accept was last requested or came to its end, by door.
+    pub accepts_ns: BTreeMap<usize, u64>,
 }
 
 impl Lane {
@@ -86,6 +99,11 @@ impl Lane {
             What::Watch { interest, .. } if flight.armed && !flight.cancelled => Some(interest),
             _ => None,
         }
+    }
+
+    /// Whether an accept at `door` is in flight, or its last event on its way.
+    pub fn accepts_at(&self, door: usize) -> bool {
+        self.flights.values().any(|flight| matches!(flight.what, What::Accept { door: at } if at == door))
     }
 
     /// An accept that takes connections of `door`.
@@ -123,6 +141,9 @@ impl World {
             self.socks[sock].flights.push((lane, key));
         }
         let flight = Flight { what, armed: false, cancelled: false, spent: false, words: VecDeque::new() };
+        if let What::Accept { door } = what {
+            self.lanes[lane].accepts_ns.insert(door, self.now);
+        }
         let old = self.lanes[lane].flights.insert(key, flight);
         assert!(old.is_none(), "request {key:x?} is made while it is in flight");
         self.lanes[lane].submissions.push_back(Submission::Arm(key));
@@ -195,10 +216,10 @@ impl World {
                 self.poke(sock);
                 Ok(())
             }
-            Outcome::Refused => Err(Errno::ECONNREFUSED),
+            Outcome::Refused => Err(self.dice.one_of(&[Errno::ECONNREFUSED, Errno::ECONNREFUSED, Errno::ECONNRESET])),
             Outcome::TimedOut => Err(Errno::ETIMEDOUT),
-            Outcome::Unreachable => Err(self.rng.one_of(&[Errno::ENETUNREACH, Errno::EHOSTUNREACH])),
-            Outcome::NoPorts => Err(Errno::EADDRNOTAVAIL),
+            Outcome::Unreachable => Err(self.dice.one_of(&NETWORK_SAYS_NO)),
+            Outcome::NoPorts => Err(self.dice.one_of(&[Errno::EADDRNOTAVAIL, Errno::EADDRINUSE])),
         };
         let at = self.told_at();
         self.lanes[lane].tell(key, at, Word::Connected(result));
@@ -331,6 +352,9 @@ impl World {
     /// Ends a request: its last event is on its way.
     fn land(&mut self, lane: usize, key: FlightKey) {
         let Some(flight) = self.lanes[lane].flights.remove(&key) else { return };
+        if let What::Accept { door } = flight.what {
+            self.lanes[lane].accepts_ns.insert(door, self.now);
+        }
         if let What::Connect { sock } | What::Watch { sock, .. } = flight.what {
             self.socks[sock].flights.retain(|held| *held != (lane, key));
         }

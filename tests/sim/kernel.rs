@@ -14,6 +14,34 @@ use crate::socket::Hold;
 use crate::stream;
 use crate::world::{SimPipe, Wake, World, note};
 
+/// What is seen when accept finds nothing to make a socket of.
+pub const SHORTAGE: &str = "accept finds a shortage";
+
+/// What accept4(2) says when it has no socket to give; the connection waits. `EPERM`: a firewall's word.
+const ACCEPT_SHORTAGE: [Errno; 5] = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM, Errno::EPERM];
+/// What it says of a connection that was gone before it was taken (accept(2), "Error handling").
+const ACCEPT_ABORTED: [Errno; 7] = [
+    Errno::ECONNABORTED,
+    Errno::EPROTO,
+    Errno::ENOPROTOOPT,
+    Errno::ENETDOWN,
+    Errno::ENETUNREACH,
+    Errno::EHOSTDOWN,
+    Errno::EHOSTUNREACH,
+];
+/// What socket(2), setsockopt(2), bind(2) or connect(2) say at once.
+const CONNECT_AT_ONCE: [Errno; 9] = [
+    Errno::EMFILE,
+    Errno::ENFILE,
+    Errno::ENOBUFS,
+    Errno::ENOMEM,
+    Errno::EADDRNOTAVAIL,
+    Errno::EADDRINUSE,
+    Errno::ENETUNREACH,
+    Errno::EACCES,
+    Errno::EPERM,
+];
+
 /// Worker `lane`'s way into the world.
 pub struct SimKernel<'a> {
     pub world: &'a mut World,
@@ -48,19 +76,22 @@ impl World {
     /// accept(2) may have no socket to give.
     pub fn accept_fails(&mut self, door: usize, lane: usize) -> Option<Errno> {
         if self.rng.chance(self.faults.accept_shortage) {
-            self.see("accept finds a shortage");
-            return Some(self.rng.one_of(&[Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM]));
+            self.see(SHORTAGE);
+            return Some(self.dice.one_of(&ACCEPT_SHORTAGE));
         }
         if self.rng.chance(self.faults.accept_aborted) {
             let id = self.doors[door].queues[lane].remove(0);
             self.socks[id].peer.gone = true;
-            return Some(Errno::ECONNABORTED);
+            return Some(self.dice.one_of(&ACCEPT_ABORTED));
         }
         None
     }
 
     /// The bytes that go from one side of a session to the other: checks that they are the next of the other's.
     fn check_next(&self, to: usize, from: u64, source: usize, len: u64) {
+        if !self.judged {
+            return;
+        }
         let sock = &self.socks[to];
         let other = self.other(to).unwrap_or_else(|| panic!("socket {to} is written to and has no other side"));
         assert_eq!(source, other, "socket {to} is given bytes of socket {source}; its session's other side is {other}");
@@ -80,11 +111,8 @@ impl World {
         assert!(self.socks[to].connected, "socket {to} is written to before it is connected");
         assert!(!self.socks[to].fin_sent, "socket {to} is written to after its FIN");
         assert!(len > 0, "nothing is written to socket {to}");
-        if self.rng.chance(self.faults.no_memory) {
-            if let Some(pair) = self.socks[to].pair {
-                self.pairs[pair].short_of_memory = true;
-            }
-            return Err(Errno::ENOBUFS);
+        if self.no_memory(to) {
+            return Err(self.dice.one_of(&[Errno::ENOBUFS, Errno::ENOMEM]));
         }
         let mut taken = self.socks[to].put(len);
         if let (Ok(room), true) = (taken, self.rng.chance(self.faults.squeeze)) {
@@ -100,6 +128,15 @@ impl World {
             note!(self, "  → {errno:?} from socket {to}");
         }
         taken
+    }
+
+    /// True when a call that moves bytes finds no memory.
+    fn no_memory(&mut self, id: usize) -> bool {
+        let short = self.rng.chance(self.faults.no_memory);
+        if let (true, Some(pair)) = (short, self.socks[id].pair) {
+            self.pairs[pair].short_of_memory = true;
+        }
+        short
     }
 
     fn take_out(&mut self, from: usize, max: u64) -> Result<u64, Errno> {
@@ -136,7 +173,7 @@ impl Kernel for SimKernel<'_> {
         self.world.check_connect(self.lane, address, token);
         let world = &mut *self.world;
         if world.rng.chance(world.faults.connect_at_once) {
-            let errno = world.rng.one_of(&[Errno::EMFILE, Errno::ENOBUFS, Errno::EADDRNOTAVAIL, Errno::ENETUNREACH]);
+            let errno = world.dice.one_of(&CONNECT_AT_ONCE);
             note!(world, "  connect to {address}: {errno:?}");
             world.connect_failed_at_once(self.lane, token, errno);
             return Err(errno);
@@ -174,6 +211,12 @@ impl Kernel for SimKernel<'_> {
             return Err(Errno::EAGAIN);
         }
         if let Some(errno) = self.world.accept_fails(door, lane) {
+            if ACCEPT_SHORTAGE.contains(&errno) {
+                // A door that closes is not waited for: the rest of its queue is reset with the listening socket.
+                for id in std::mem::take(&mut self.world.doors[door].queues[lane]) {
+                    self.world.socks[id].peer.gone = true;
+                }
+            }
             return Err(errno);
         }
         let id = self.world.doors[door].queues[lane].remove(0);
@@ -198,7 +241,7 @@ impl Kernel for SimKernel<'_> {
         let from = self.world.socks[id].taken;
         let source = self.world.other(id).unwrap_or(id);
         self.world.check_next(id, from, source, taken);
-        let right = stream::is(source, from, bytes);
+        let right = !self.world.judged || stream::is(source, from, bytes);
         assert!(right, "socket {id} is given other bytes than those from {from} on of socket {source}");
         self.world.move_in(id, taken);
         self.world.jolt(id);
@@ -215,6 +258,9 @@ impl Kernel for SimKernel<'_> {
         if world.last_read != Some(id) && world.socks[id].unread() > 0 && world.rng.chance(world.faults.urgent) {
             world.see("splice stops where recv does not");
             return Err(Errno::EAGAIN);
+        }
+        if world.no_memory(id) {
+            return Err(Errno::ENOMEM);
         }
         let mut most = world.pipes[number].size.min(max as u64);
         if world.rng.chance(world.faults.short_fill) {
@@ -247,7 +293,7 @@ impl Kernel for SimKernel<'_> {
         let world = &mut *self.world;
         if world.rng.chance(world.faults.pipe_refused) {
             world.see("no pipe is to be had");
-            return Err(Errno::EMFILE);
+            return Err(world.dice.one_of(&[Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM]));
         }
         let size = if world.rng.chance(world.faults.pipe_tiny) { world.rng.one_of(&[4096, 65536]) } else { size };
         let number = world.pipes.len();

@@ -9,6 +9,21 @@ use crate::world::{Errand, Wake, World, note};
 
 const MS: u64 = 1_000_000;
 
+/// What a connection ends with when its segments are not answered: a timeout, or what routers and firewalls said meanwhile
+/// (`tcp_write_err`: `sk_err_soft`; `icmp_err_convert` and its sister of IPv6).
+const VANISHED: [Errno; 10] = [
+    Errno::ETIMEDOUT,
+    Errno::EHOSTUNREACH,
+    Errno::ENETUNREACH,
+    Errno::EHOSTDOWN,
+    Errno::ENONET,
+    Errno::ECONNREFUSED,
+    Errno::ENOPROTOOPT,
+    Errno::EOPNOTSUPP,
+    Errno::EPROTO,
+    Errno::EACCES,
+];
+
 /// What a peer does when it has said all it wants to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Finale {
@@ -110,6 +125,29 @@ impl Peer {
     }
 }
 
+impl Peer {
+    /// Its habits, for the summary.
+    pub fn habits(&self) -> impl Iterator<Item = &'static str> {
+        let talks = self.sends > 0 && self.resets_at == u64::MAX && self.vanishes_at == u64::MAX;
+        [
+            (self.deaf, "a peer that never reads"),
+            (self.pausing > 0, "a peer that stops reading for a while"),
+            (self.chunk_in < 100, "a peer that reads a little at a time"),
+            (talks && self.chunk_out < 100, "a peer that sends a little at a time"),
+            (talks && self.ahead < self.sends, "a peer that asks and waits"),
+            (talks && self.finale == Finale::Finish, "a peer that finishes and reads on"),
+            (self.finale == Finale::FinishLast, "a peer that finishes when it is told to"),
+            (self.finale == Finale::FinishAndReset, "a peer that resets behind its FIN"),
+            (self.finale == Finale::Close, "a peer that closes whatever is still to be read"),
+            (self.finale == Finale::Reset, "a peer that resets"),
+            (self.vanishes_at < u64::MAX, "a peer whose network goes away"),
+            (self.finale == Finale::Silence, "a peer that falls silent"),
+        ]
+        .into_iter()
+        .filter_map(|(has, habit)| has.then_some(habit))
+    }
+}
+
 impl World {
     /// Something has happened at this peer's end.
     pub fn poke(&mut self, id: usize) {
@@ -157,7 +195,7 @@ impl World {
         }
     }
 
-    fn peer_reads(&mut self, id: usize) {
+    pub fn peer_reads(&mut self, id: usize) {
         let sock = &mut self.socks[id];
         if sock.peer.closed && sock.unsent() > 0 {
             note!(self, "peer of {id} has closed and answers data with a reset");
@@ -218,12 +256,22 @@ impl World {
             sock.peer.gone = true;
             return;
         }
+        if self.speaks_first(id) {
+            self.see("a server speaks first");
+        }
+        let sock = &mut self.socks[id];
         sock.arrived += chunk;
         sock.peer.sent += chunk;
         sock.room_in += sock.room_in / 16 + 1;
         sock.peer.chunk_out += sock.peer.chunk_out / 16 + 1;
         note!(self, "peer of {id} sends {chunk}");
         self.wake(id, Wake::Data);
+    }
+
+    /// A server that says something before its client does, who has something to say.
+    fn speaks_first(&self, id: usize) -> bool {
+        let client = self.other(id).filter(|_| self.is_server(id)).map(|client| &self.socks[client].peer);
+        self.socks[id].peer.sent == 0 && client.is_some_and(|client| client.sent == 0 && client.sends > 0)
     }
 
     fn peer_ends(&mut self, id: usize) {
@@ -263,7 +311,7 @@ impl World {
         }
     }
 
-    fn fin_by_peer(&mut self, id: usize, closed: bool) {
+    pub fn fin_by_peer(&mut self, id: usize, closed: bool) {
         note!(self, "peer of {id} {}", if closed { "closes" } else { "finishes" });
         let sock = &mut self.socks[id];
         sock.peer.finished = true;
@@ -287,7 +335,7 @@ impl World {
     /// The network between is gone (`tcp_write_err`).
     fn vanish(&mut self, id: usize) {
         note!(self, "peer of {id} vanishes");
-        let error = self.rng.one_of(&[Errno::ETIMEDOUT, Errno::EHOSTUNREACH]);
+        let error = self.dice.one_of(&VANISHED);
         let sock = &mut self.socks[id];
         sock.peer.gone = true;
         sock.peer.vanished = true;

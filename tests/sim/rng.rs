@@ -17,6 +17,11 @@ impl Rng {
         z ^ (z >> 31)
     }
 
+    /// A number that leaves the generator where it is.
+    pub fn peek(&self) -> u64 {
+        Self(!self.0).next()
+    }
+
     /// 0 to `n` - 1; 0 when `n` is 0.
     pub fn below(&mut self, n: u64) -> u64 {
         if n == 0 { 0 } else { self.next() % n }

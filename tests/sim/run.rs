@@ -5,17 +5,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use ringway::dataplane::commons::{Commons, Mail};
-use ringway::dataplane::ending::Refusal;
+use ringway::dataplane::ending::{ConnectResult, Refusal};
 use ringway::dataplane::shard::Shard;
 use ringway::kernel::{Event, Kernel, WakeTarget};
 
-use crate::kernel::{SimBell, SimKernel};
+use crate::kernel::{SHORTAGE, SimBell, SimKernel};
+use crate::oracle::Pair;
 use crate::rng::Rng;
 use crate::scene::Stage;
+use crate::socket::Far;
 use crate::world::{Errand, Trace, World, note};
 
 const WORKERS: usize = 2;
 const MS: u64 = 1_000_000;
+/// The longest a door pauses.
+const PAUSE_MAX_NS: u64 = 500 * MS;
 /// More steps than any honest run takes.
 const STEPS_MAX: usize = 400_000;
 /// Turns of a worker from Stop to its end, at most.
@@ -26,6 +30,8 @@ struct Worker {
     events: Vec<Event>,
     /// When it wakes by itself.
     deadline: Option<u64>,
+    /// It has read that it drains or stops.
+    leaving: bool,
     stopping: bool,
     turns_stopping: usize,
     gone: bool,
@@ -40,7 +46,20 @@ struct Run {
 }
 
 /// What a few hundred seeds must have met.
-pub const RARE: [&str; 10] = [
+pub const RARE: [&str; 23] = [
+    "a peer that asks and waits",
+    "a peer that closes whatever is still to be read",
+    "a peer that falls silent",
+    "a peer that finishes and reads on",
+    "a peer that finishes when it is told to",
+    "a peer that never reads",
+    "a peer that reads a little at a time",
+    "a peer that resets",
+    "a peer that resets behind its FIN",
+    "a peer that sends a little at a time",
+    "a peer that stops reading for a while",
+    "a peer whose network goes away",
+    "a server speaks first",
     "a box is full",
     "a connection is handed over",
     "a connection is taken from the queue of a closing door",
@@ -49,7 +68,7 @@ pub const RARE: [&str; 10] = [
     "a session is recorded while it lives",
     "a splice",
     "a watch lapses",
-    "accept finds a shortage",
+    SHORTAGE,
     "no pipe is to be had",
 ];
 
@@ -136,7 +155,7 @@ impl Run {
             let immortal = terms.idle_ns == 0 && terms.lifetime_ns == 0 && pair.relaying && !pair.half;
             assert!(pair.over || immortal, "session {number} lives on in silence");
         }
-        if self.world.rng.chance(50) {
+        if self.world.rng.chance(150) {
             // Who may live for ever is heard of every five minutes.
             self.advance_to(self.world.now + 700_000 * MS);
         }
@@ -169,6 +188,8 @@ impl Run {
         }
         if due.is_empty() {
             self.world.check_rest();
+            self.check_doors();
+            self.check_gauges();
             let wakes = (0..WORKERS).filter_map(|lane| self.wakes_at(lane));
             let next = wakes.chain(self.world.next_errand_ns()).min();
             let Some(next) = next.filter(|&next| next <= end) else { return false };
@@ -258,10 +279,15 @@ impl Run {
         desk.hush();
         while let Some(mail) = desk.take() {
             note!(kernel.world, " {}", name(&mail));
-            if matches!(mail, Mail::Connection { .. }) {
-                kernel.world.see("a connection is handed over");
-            }
+            let leaves = matches!(mail, Mail::Drain | Mail::Stop);
+            let connection = matches!(mail, Mail::Connection { .. });
             worker.shard.obey(mail, now, &mut kernel);
+            if connection {
+                kernel.world.see("a connection is handed over");
+            } else if !worker.leaving {
+                kernel.world.check_queues(lane, leaves);
+            }
+            worker.leaving |= leaves;
         }
         if worker.shard.is_done() {
             worker.gone = true;
@@ -301,6 +327,8 @@ impl Run {
         assert_eq!(accepted, live + ended + rejected, "accepted = live + ended + rejected");
         let begun = self.world.pairs.len() as u64 + self.world.never_watched() - rejected;
         assert_eq!(opened, begun, "sessions opened");
+        self.check_bytes();
+        self.check_connects();
         if self.stage.records() {
             let unrecorded = self.world.pairs.iter().position(|pair| pair.over && !pair.recorded);
             assert_eq!(unrecorded, None, "a session that is over has no record");
@@ -312,6 +340,78 @@ impl Run {
         let idle = |lane: usize| self.world.pipes.iter().filter(move |pipe| pipe.lane == lane && pipe.open);
         for lane in (0..WORKERS).filter(|_| live == 0) {
             assert!(idle(lane).all(|pipe| pipe.from == pipe.to), "a pipe of worker {lane} holds bytes of nobody");
+        }
+    }
+
+    /// Bytes, as counted by listener and by server.
+    fn check_bytes(&self) {
+        let world = &self.world;
+        let listeners = || self.stage.ledgers.iter().flatten();
+        let up: u64 = listeners().map(|ledger| ledger.tally.sum(|tally| tally.bytes_in.read())).sum();
+        let down: u64 = listeners().map(|ledger| ledger.tally.sum(|tally| tally.bytes_out.read())).sum();
+        let taken = |servers: bool| -> u64 {
+            world
+                .socks
+                .iter()
+                .filter(|sock| matches!(sock.far, Far::Server { .. }) == servers)
+                .map(|sock| sock.taken)
+                .sum()
+        };
+        assert_eq!(up, taken(true), "bytes in, as the listeners count them");
+        assert_eq!(down, taken(false), "bytes out, as the listeners count them");
+        for (index, target) in world.targets.iter().enumerate() {
+            let Some(ledger) = &target.ledger else { continue };
+            let served = || world.pairs.iter().filter(|pair| pair.relaying && world.served_by(pair) == Some(index));
+            let up: u64 = served().filter_map(|pair| pair.server).map(|server| world.socks[server].taken).sum();
+            let down: u64 = served().map(|pair| world.socks[pair.client].taken).sum();
+            assert_eq!(ledger.tally.sum(|tally| tally.bytes_in.read()), up, "bytes into server {}", target.name);
+            assert_eq!(ledger.tally.sum(|tally| tally.bytes_out.read()), down, "bytes out of server {}", target.name);
+        }
+    }
+
+    /// Connects, as counted by server and result, and those tried again elsewhere.
+    fn check_connects(&self) {
+        let world = &self.world;
+        for (index, target) in world.targets.iter().enumerate() {
+            let Some(ledger) = &target.ledger else { continue };
+            let over = |pair: &Pair| {
+                let to = pair.attempts.iter().filter(|attempt| attempt.target == index);
+                to.filter(|attempt| attempt.result.is_some() || pair.over).count() as u64
+            };
+            let made: u64 = world.pairs.iter().map(over).sum();
+            let counted = ledger.tally.sum(|tally| tally.connects.iter().map(|count| count.read()).sum());
+            assert_eq!(counted, made, "connects to server {} that have come to an end", target.name);
+            let connected = ledger.tally.sum(|tally| tally.connects[ConnectResult::Ok as usize].read());
+            let relayed = world.pairs.iter().filter(|pair| pair.relaying);
+            let relayed = relayed.filter(|pair| world.served_by(pair) == Some(index)).count();
+            assert_eq!(connected, relayed as u64, "connections of server {}", target.name);
+        }
+        let elsewhere =
+            |pair: &Pair| pair.attempts.windows(2).filter(|two| two[0].target != two[1].target).count() as u64;
+        let retried: u64 = world.pairs.iter().map(elsewhere).sum();
+        let pools = self.stage.plan.iter().flat_map(|plan| &plan.pools);
+        let counted: u64 = pools.map(|pool| pool.ledger.tally.sum(|tally| tally.retries.read())).sum();
+        assert_eq!(counted, retried, "connects tried again elsewhere");
+    }
+
+    /// Workers that expect nothing tell how their pipes stand.
+    fn check_gauges(&self) {
+        let serving = self.workers.iter().enumerate().filter(|(_, worker)| !worker.gone);
+        for (lane, _) in serving.filter(|&(lane, _)| self.world.lanes[lane].next_word_ns().is_none()) {
+            self.world.check_gauges(lane, &self.commons.desks[lane]);
+        }
+    }
+
+    /// A worker that serves accepts at every door, or will again after a pause.
+    fn check_doors(&self) {
+        let slack = self.world.faults.latency_ns + self.world.faults.sluggish_ns + 10 * MS;
+        for (lane, _) in self.workers.iter().enumerate().filter(|(_, worker)| !worker.gone && !worker.leaving) {
+            for (number, _) in self.world.doors.iter().enumerate().filter(|(_, door)| door.open) {
+                let Some(last) = self.world.lanes[lane].accepts_ns.get(&number) else { continue };
+                let idle = self.world.now - last;
+                let rests = self.world.lanes[lane].accepts_at(number) || idle <= PAUSE_MAX_NS + slack;
+                assert!(rests, "worker {lane} does not accept at door {number} any more");
+            }
         }
     }
 
@@ -338,7 +438,15 @@ impl Worker {
         let mut kernel = SimKernel { world, lane: index };
         shard.adopt(now, &mut kernel);
         kernel.world.submit(index);
-        Self { shard, events: Vec::new(), deadline: None, stopping: false, turns_stopping: 0, gone: false }
+        Self {
+            shard,
+            events: Vec::new(),
+            deadline: None,
+            leaving: false,
+            stopping: false,
+            turns_stopping: 0,
+            gone: false,
+        }
     }
 }
 

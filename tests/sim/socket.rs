@@ -141,7 +141,8 @@ impl Socket {
             Interest::Writable => Readiness {
                 readable: false,
                 writable: self.is_writable(),
-                ended: hung_up,
+                // io_uring asks for it (`IO_POLL_UNMASK`), whatever else is looked for.
+                ended: self.fin_arrived || hung_up,
                 broken: self.error.is_some(),
             },
         }

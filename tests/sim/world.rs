@@ -96,6 +96,8 @@ pub struct SimPipe {
 pub struct World {
     pub now: u64,
     pub rng: Rng,
+    /// For which of several errnos a call gives: what is added to a list leaves everything else as it was drawn.
+    pub dice: Rng,
     pub faults: Faults,
     pub trace: Trace,
     pub socks: Vec<Socket>,
@@ -111,6 +113,8 @@ pub struct World {
     pub pools: Vec<PoolTerms>,
     agenda: BinaryHeap<Reverse<(u64, u64, Errand)>>,
     errands: u64,
+    /// What is done is held against what must hold (`oracle`); not by scripts that do what no shard would.
+    pub judged: bool,
     /// No peer does anything any more.
     pub frozen: bool,
     pub stopped: bool,
@@ -127,6 +131,7 @@ impl World {
         let faults = Faults::draw(&mut rng);
         Self {
             now: 1_000_000_000 + rng.below(1 << 40),
+            dice: Rng::new(rng.peek()),
             rng,
             faults,
             trace,
@@ -141,6 +146,7 @@ impl World {
             pools: Vec::new(),
             agenda: BinaryHeap::new(),
             errands: 0,
+            judged: true,
             frozen: false,
             stopped: false,
             last_read: None,
@@ -226,7 +232,7 @@ impl World {
         let lane = if self.rng.chance(self.faults.skew) { 0 } else { self.rng.index(self.lanes.len()) };
         let address = SocketAddr::from(([192, 168, (id / 250) as u8, (id % 250) as u8], 4000));
         let room = self.draw_room();
-        let peer = Peer::draw(&mut self.rng, &self.faults, room);
+        let peer = self.draw_peer(room);
         self.socks.push(Socket::new(Far::Client { door }, address, room, peer));
         note!(self, "client {id} comes to door {door} of worker {lane}");
         self.doors[door].queues[lane].push(id);
@@ -237,9 +243,17 @@ impl World {
     /// A server's end of a connection.
     pub fn server_sock(&mut self, target: usize, address: SocketAddr) -> usize {
         let room = self.draw_room();
-        let peer = Peer::draw(&mut self.rng, &self.faults, room);
+        let peer = self.draw_peer(room);
         self.socks.push(Socket::new(Far::Server { target }, address, room, peer));
         self.socks.len() - 1
+    }
+
+    fn draw_peer(&mut self, room: (u64, u64)) -> Peer {
+        let peer = Peer::draw(&mut self.rng, &self.faults, room);
+        for habit in peer.habits() {
+            self.see(habit);
+        }
+        peer
     }
 
     fn draw_room(&mut self) -> (u64, u64) {
