@@ -7,7 +7,10 @@
 //! cargo test --test sim                             1000 seeds
 //! SIM_SEEDS=20000 cargo test --test sim             more of them; scripts/sim does it with a release build
 //! SIM_SEED=123 cargo test --test sim -- --nocapture one, with its trace
+//! scripts/sim mutants                               mistakes made on purpose (sim/mutants.toml): each must be found
 //! ```
+//!
+//! That the simulated kernel behaves like a real one is held by `tests/conform.rs`.
 //!
 //! Files: `world` (sockets, queues, pipes, what will happen when) · `socket` (a TCP connection's corners) · `peer` (the far
 //! ends) · `flight` (requests and their events) · `kernel` (the trait) · `scene` (configurations) · `faults` (what goes

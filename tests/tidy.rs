@@ -170,6 +170,29 @@ fn the_readme_names_every_metric() {
     assert!(missing.is_empty(), "metrics README.md does not name:\n{missing}");
 }
 
+/// `scripts/sim mutants` makes these mistakes and takes minutes; that each can still be made is seen here.
+#[test]
+fn every_mutant_still_applies() {
+    let listed = read(Path::new("tests/sim/mutants.toml"));
+    let listed: toml::Table = listed.parse().expect("tests/sim/mutants.toml is TOML");
+    let mutants = listed["mutant"].as_array().expect("[[mutant]]…");
+    let mut names = BTreeMap::new();
+    let mut wrong = String::new();
+    for mutant in mutants {
+        let [name, breaks, file, find, replace] = ["name", "breaks", "file", "find", "replace"]
+            .map(|key| mutant[key].as_str().unwrap_or_else(|| panic!("a mutant needs a `{key}`: {mutant}")));
+        let count = read(Path::new(file)).matches(find.strip_suffix('\n').unwrap_or(find)).count();
+        if count != 1 {
+            let _ = writeln!(wrong, "  {name}: what it replaces stands {count} times in {file}, not once");
+        }
+        if find == replace || breaks.is_empty() || names.insert(name, file).is_some() {
+            let _ = writeln!(wrong, "  {name}: changes nothing, does not say what it breaks, or is there twice");
+        }
+    }
+    assert!(wrong.is_empty(), "write these mistakes anew, in tests/sim/mutants.toml:\n{wrong}");
+    assert!(mutants.len() >= 12, "{} mutants prove little", mutants.len());
+}
+
 // Reading files.
 
 fn readme() -> String {
