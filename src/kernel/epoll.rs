@@ -191,7 +191,7 @@ impl Kernel for Epoll {
         let fd = sock.0;
         let (instance, events, kind) = match interest {
             Interest::Readable => (&self.main, libc::EPOLLIN | libc::EPOLLRDHUP, tag::READ),
-            Interest::Writable => (&self.writers, libc::EPOLLOUT, tag::WRITE),
+            Interest::Writable => (&self.writers, libc::EPOLLOUT | libc::EPOLLRDHUP, tag::WRITE),
         };
         let dialled = interest == Interest::Readable && self.connects.remove(&fd).is_some();
         let left = self.leaving.iter().rposition(|&leaving| leaving == (fd, interest));

@@ -83,7 +83,7 @@ pub struct Readiness {
     pub broken: bool,
 }
 
-/// What [`Kernel::watch`] looks for. Errors and hang-ups are always told.
+/// What [`Kernel::watch`] looks for. Errors, hang-ups and the peer's FIN are always told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
     /// Something to read.
