@@ -10,6 +10,7 @@
 
 mod balance;
 mod engine;
+mod faults;
 mod harness;
 mod limits;
 mod mysql;

@@ -3,6 +3,9 @@
 pub mod engine;
 pub mod facts;
 pub mod ground;
+pub mod invariants;
+pub mod network;
+pub mod noise;
 pub mod peers;
 pub mod process;
 pub mod ringway;

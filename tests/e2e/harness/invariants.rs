@@ -1,0 +1,62 @@
+//! What every fault must leave behind: nothing. A test takes a [`Baseline`] before it does harm, and ends with
+//! [`Baseline::holds_again`].
+
+use std::time::{Duration, Instant};
+
+use super::facts::{await_that, cpu_of, status_of};
+use super::ringway::Ringway;
+
+/// Memory that may stay: buffers and slots kept for the next session.
+const KEPT_KIB_MAX: u64 = 5 * 1024;
+/// Share of one core that a daemon with nothing to do may use.
+const IDLE_CPU_MAX: f64 = 0.02;
+/// How long it is watched at a time.
+const WINDOW: Duration = Duration::from_millis(300);
+
+/// A daemon as it was before.
+#[derive(Clone, Copy, Debug)]
+pub struct Baseline {
+    memory_kib: u64,
+}
+
+impl Baseline {
+    /// The daemon now, with no session open.
+    pub fn of(ringway: &Ringway) -> Self {
+        Self { memory_kib: memory_kib(ringway) }
+    }
+
+    /// What must hold once the test has closed every connection: no session is left and everything accepted is accounted
+    /// for, descriptors are back ([`Ringway::settles`]), nothing panicked, no error was logged, memory is back within
+    /// [`KEPT_KIB_MAX`], and the daemon sleeps.
+    pub fn holds_again(&self, ringway: &mut Ringway) {
+        self.holds_again_but_for(ringway, &[]);
+    }
+
+    /// The same where the test provoked errors, by the names of their events.
+    pub fn holds_again_but_for(&self, ringway: &mut Ringway, provoked: &[&str]) {
+        ringway.settles();
+        for event in ringway.events().iter().filter(|event| event.contains("\"level\":\"error\"")) {
+            assert!(provoked.iter().any(|name| event.contains(&format!("\"event\":\"{name}\""))), "{event}");
+        }
+        let most = self.memory_kib + KEPT_KIB_MAX;
+        let mut now = 0;
+        let what = format!("memory to be back below {most} KiB, {} before", self.memory_kib);
+        await_that(&what, || {
+            now = memory_kib(ringway);
+            now <= most
+        });
+        await_that("the daemon to sleep", || idle_cpu(ringway.pid()) < IDLE_CPU_MAX);
+    }
+}
+
+/// Memory of its own. The pages of its file do not count: the kernel reads them as they are needed, and takes them away.
+fn memory_kib(ringway: &Ringway) -> u64 {
+    status_of(ringway.pid(), "RssAnon")
+}
+
+/// The share of one core that a process uses while nobody asks it for anything.
+fn idle_cpu(pid: u32) -> f64 {
+    let (began, before) = (Instant::now(), cpu_of(pid));
+    std::thread::sleep(WINDOW);
+    (cpu_of(pid) - before).as_secs_f64() / began.elapsed().as_secs_f64()
+}
