@@ -19,6 +19,7 @@
 //! # What others have written for us
 //!
 //! io-uring (the workers' rings), tokio-uring and tokio (the control thread), socket2, nix and libc (system calls),
+//! backtrace (where a stuck worker is),
 //! arc-swap (the published scene), crossbeam (mail, queues, padding), toml and serde (the file), strsim ("did you mean"), clap
 //! (the command line), hyper (the admin server and its client), prometheus-client (the text of `/metrics`), sd-notify
 //! and caps (systemd, root), mio and hdrhistogram (`ringway load`), thiserror and anyhow (errors).

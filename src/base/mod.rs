@@ -2,5 +2,7 @@
 
 pub mod counter;
 pub mod histogram;
+pub mod pulse;
+pub mod rehearsal;
 pub mod slab;
 pub mod wheel;

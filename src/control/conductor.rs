@@ -14,7 +14,8 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval, interval_at, sleep, sleep_until};
 
-use crate::dataplane::commons::{Door, Scene};
+use crate::base::pulse::Pulse;
+use crate::dataplane::commons::{Door, Scene, monotonic_ns};
 use crate::observe::event::Event;
 use crate::observe::panel::Panel;
 use crate::observe::writer::{Log, LogThread, Style};
@@ -29,6 +30,7 @@ use super::reload::{Answer, Prepared, Workshop, changes, needs_restart};
 use super::signals::{Signal, Signals};
 use super::source::Source;
 use super::systemd;
+use super::watchdog;
 
 /// How often letters that a full mailbox refused are sent again.
 const RETRY: Duration = Duration::from_millis(10);
@@ -58,11 +60,13 @@ pub(super) struct Habits {
     pub(super) admin: bool,
     /// Writes the log.
     pub(super) log: bool,
+    /// Ends the process when a thread of it panics or is stuck.
+    pub(super) watchdog: bool,
 }
 
 impl Habits {
     /// A process of its own.
-    const DAEMON: Self = Self { signals: true, privileges: true, pin: true, admin: true, log: true };
+    const DAEMON: Self = Self { signals: true, privileges: true, pin: true, admin: true, log: true, watchdog: true };
 }
 
 /// `ringway run`: runs the daemon with the configuration at `path` until a signal ends it.
@@ -70,6 +74,7 @@ impl Habits {
 /// # Errors
 /// Why it could not start, or what made it stop.
 pub fn run(path: &Path) -> Result<(), Failure> {
+    watchdog::end_on_panic();
     let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
     conduct(Source::File(path.to_owned()), Habits::DAEMON, commands, inbox, |_| {})
 }
@@ -90,8 +95,25 @@ pub(super) fn conduct(
     if runtime != wanted {
         log.say(Event::info("conductor", "one more ring is refused to the control thread; it does without"));
     }
-    let conductor =
-        Conductor { source, habits, board, inbox, log, log_thread, fleet, workshop, admin, runtime, turns: Vec::new() };
+    let conductor = Conductor {
+        source,
+        habits,
+        board,
+        inbox,
+        log,
+        log_thread,
+        fleet,
+        workshop,
+        admin,
+        runtime,
+        turns: Vec::new(),
+        pulse: Arc::default(),
+    };
+    if habits.watchdog {
+        let commons = Arc::clone(&conductor.board.panel.commons);
+        watchdog::start(commons, Arc::clone(&conductor.pulse), conductor.log.clone())
+            .map_err(|cause| Failure::Start { what: "the watchdog", cause })?;
+    }
     open.block_on(conductor.run(booted))
 }
 
@@ -108,6 +130,8 @@ struct Conductor {
     runtime: Runtime,
     /// Turns of each worker when they were last woken to prove that they live.
     turns: Vec<u64>,
+    /// What the watchdog feels of this thread.
+    pulse: Arc<Pulse>,
 }
 
 /// How serving ends.
@@ -132,6 +156,7 @@ impl Conductor {
         let start = |what| move |cause| Failure::Start { what, cause };
         let signals = if self.habits.signals { Signals::all() } else { Ok(Signals::none()) };
         let mut signals = signals.map_err(start("listening to signals"))?;
+        tokio::task::spawn_local(beat(Arc::clone(&self.pulse)));
         admin::serve(&self.admin, &self.board).map_err(start("the admin server"))?;
         booted(&self.board.panel);
         self.tell_ready();
@@ -392,6 +417,16 @@ impl Conductor {
             self.fleet.deliver();
         }
         Ok(())
+    }
+}
+
+/// Shows that this thread still turns to its tasks.
+async fn beat(pulse: Arc<Pulse>) {
+    pulse.begin(nix::unistd::gettid().as_raw());
+    loop {
+        let next = LOOK.as_nanos() as u64;
+        pulse.waits(Some(monotonic_ns() + next));
+        sleep(LOOK).await;
     }
 }
 

@@ -46,7 +46,14 @@ impl Guest {
     /// Why it could not start.
     pub fn start(name: &str, text: &str, options: Options) -> Result<Self, Failure> {
         let source = Source::Text { name: name.to_owned(), text: text.to_owned() };
-        let habits = Habits { signals: false, privileges: false, pin: false, admin: options.admin, log: options.log };
+        let habits = Habits {
+            signals: false,
+            privileges: false,
+            pin: false,
+            admin: options.admin,
+            log: options.log,
+            watchdog: false,
+        };
         let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
         let (tell, told) = std_mpsc::sync_channel(1);
         let sender = commands.clone();

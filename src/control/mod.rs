@@ -23,3 +23,4 @@ pub mod reload;
 mod signals;
 pub mod source;
 mod systemd;
+mod watchdog;

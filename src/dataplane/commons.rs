@@ -15,6 +15,8 @@ use crossbeam::utils::CachePadded;
 
 use super::record::{Note, Record};
 use crate::base::counter::Counter;
+use crate::base::pulse::Pulse;
+use crate::base::rehearsal;
 use crate::config::plan::{Address, Listener, Plan};
 use crate::kernel::{Bell, Sock, WakeTarget};
 
@@ -91,8 +93,10 @@ pub struct Desk {
     pub sessions: AtomicU32,
     /// It drains or stops: others hand it no connections.
     pub leaving: AtomicBool,
-    /// Turns of its loop: a worker that has work and does not count up is stuck.
+    /// Turns of its loop, to prove to the service manager that even an idle worker lives.
     pub turns: AtomicU64,
+    /// What the watchdog feels.
+    pub pulse: Pulse,
     /// Access records for the log thread.
     pub records: ArrayQueue<Record>,
     /// Notes for the log thread.
@@ -114,6 +118,10 @@ pub struct WorkerTally {
     pub handed_over: Counter,
     /// Longest time from being woken to having handled everything, since the last scrape, in nanoseconds.
     pub lag_ns_max: AtomicU64,
+    /// Turns that found the completion queue overflowed: the kernel kept what it had to say, and said it later.
+    pub cq_overflows: Counter,
+    /// Times the watchdog found the worker stuck; the watchdog writes it.
+    pub stalls: Counter,
     /// True once the worker has left its loop.
     pub gone: AtomicBool,
 }
@@ -162,7 +170,8 @@ impl Desk {
             sessions: AtomicU32::new(0),
             leaving: AtomicBool::new(false),
             turns: AtomicU64::new(0),
-            records: ArrayQueue::new(RECORDS_MAX),
+            pulse: Pulse::default(),
+            records: ArrayQueue::new(rehearsal::limit("records", RECORDS_MAX)),
             notes: ArrayQueue::new(NOTES_MAX),
             tally: WorkerTally::default(),
         }
@@ -185,6 +194,11 @@ impl Desk {
         if self.rung.load(Ordering::Relaxed) {
             self.rung.store(false, Ordering::SeqCst);
         }
+    }
+
+    /// Whether somebody has rung and the worker has not come since.
+    pub fn is_rung(&self) -> bool {
+        self.rung.load(Ordering::Relaxed)
     }
 
     /// The next letter.

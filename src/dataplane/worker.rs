@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 
 use super::commons::{Commons, monotonic_ns};
 use super::shard::Shard;
+use crate::base::rehearsal;
 use crate::kernel::{Engine, Errno, Kernel, Refused, WakeTarget};
 use crate::sys::{affinity, bytes};
 
@@ -82,13 +83,17 @@ fn work<K: Kernel>(index: usize, commons: &Arc<Commons>, kernel: &mut K) {
     let seed = RandomState::new().build_hasher().finish();
     let mut shard = Shard::new(index, Arc::clone(commons), now, seed);
     shard.adopt(now, kernel);
+    desk.pulse.begin(nix::unistd::gettid().as_raw());
     while !shard.is_done() {
-        if let Err(errno) = kernel.wait(shard.patience_ns(now), &mut events) {
+        let patience_ns = shard.patience_ns(now);
+        desk.pulse.waits(patience_ns.map(|patience_ns| now.saturating_add(patience_ns)));
+        if let Err(errno) = kernel.wait(patience_ns, &mut events) {
             // The engine itself is broken: half a daemon is worse than none.
             eprintln!("ringway: worker {index}: the kernel refuses to go on: {errno}");
             std::process::abort();
         }
         now = monotonic_ns();
+        desk.pulse.works(now);
         for event in events.drain(..) {
             shard.handle(event, now, kernel);
         }
@@ -98,6 +103,8 @@ fn work<K: Kernel>(index: usize, commons: &Arc<Commons>, kernel: &mut K) {
         while let Some(mail) = desk.take() {
             shard.obey(mail, now, kernel);
         }
+        rehearsal::sessions_opened(shard.sessions_opened);
+        desk.tally.cq_overflows.add(kernel.take_overflows());
         desk.turns.fetch_add(1, Ordering::Relaxed);
         let lag = monotonic_ns().saturating_sub(now);
         desk.tally.lag_ns_max.fetch_max(lag, Ordering::Relaxed);
@@ -105,5 +112,6 @@ fn work<K: Kernel>(index: usize, commons: &Arc<Commons>, kernel: &mut K) {
     shard.close(now, kernel);
     // Submit what was requested last: the closing of sockets.
     let _ = kernel.wait(Some(0), &mut events);
+    desk.pulse.end();
     desk.tally.gone.store(true, Ordering::Release);
 }

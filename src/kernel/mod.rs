@@ -173,6 +173,12 @@ pub trait Kernel: Bell {
     /// Only what the worker cannot survive.
     fn wait(&mut self, timeout_ns: Option<u64>, events: &mut Vec<Event>) -> Result<(), Errno>;
 
+    /// How often since the last call the queue of answers was full when the kernel had one. Nothing is lost by it, but
+    /// requests end that would have gone on.
+    fn take_overflows(&mut self) -> u64 {
+        0
+    }
+
     /// Requests connections from a listening socket until an event says `more == false`.
     fn accept(&mut self, listener: Sock, token: Token);
     /// Makes a non-blocking socket for `target` and requests its connection. The last acknowledgement of the handshake is

@@ -388,6 +388,16 @@ fn for_workers(page: &mut Page, panel: &Panel) -> Result<(), Error> {
         "Connections a worker accepted and handed to a less loaded one.",
         desks().map(|(labels, desk)| (labels, desk.tally.handed_over.read())),
     )?;
+    page.counters(
+        "ringway_cq_overflow",
+        "Turns of a worker that found its completion queue full; nothing is lost by it, but requests are made again.",
+        desks().map(|(labels, desk)| (labels, desk.tally.cq_overflows.read())),
+    )?;
+    page.counters(
+        "ringway_watchdog_stalls",
+        "Times a worker did not move for 0.2 s; after 5 s the process ends.",
+        desks().map(|(labels, desk)| (labels, desk.tally.stalls.read())),
+    )?;
     let pipes = |read: fn(&crate::dataplane::commons::WorkerTally) -> u32| {
         desks().map(|(_, desk)| f64::from(read(&desk.tally))).sum::<f64>()
     };

@@ -4,7 +4,6 @@
 //! Workers call these some hundred thousand times a second, on descriptors whose life the session table rules; so they
 //! take a `RawFd` and say nothing of ownership. A wrong descriptor is an error from the kernel, not undefined behaviour.
 
-use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
@@ -12,6 +11,8 @@ use std::ptr;
 
 use nix::errno::Errno;
 use socket2::SockAddr;
+
+pub use super::stack::block_signals;
 
 /// recv(2), never blocking.
 ///
@@ -199,14 +200,6 @@ fn address_by(call: impl Fn(*mut libc::sockaddr, *mut libc::socklen_t) -> libc::
         }
         _ => None,
     }
-}
-
-/// Blocks every signal on the calling thread: they are for the control thread.
-///
-/// # Errors
-/// The errno of pthread_sigmask(3), which has none for this use.
-pub fn block_signals() -> io::Result<()> {
-    nix::sys::signal::SigSet::all().thread_block().map_err(io::Error::from)
 }
 
 #[cfg(test)]

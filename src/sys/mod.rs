@@ -6,3 +6,4 @@ pub mod epoll;
 pub mod limits;
 pub mod listen;
 pub mod privilege;
+pub mod stack;

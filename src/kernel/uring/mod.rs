@@ -23,6 +23,7 @@ use super::{
     Bell, Close, ConnectOptions, Engine, Errno, Event, Interest, Kernel, Readiness, Refused, Request, Sock, Token,
     WakeTarget, direct,
 };
+use crate::base::rehearsal;
 use crate::sys::bytes;
 
 /// Entries of a worker's submission queue; more are submitted in several calls.
@@ -77,7 +78,8 @@ impl Uring {
 impl Engine for Uring {
     /// The ring belongs to the thread that makes it (`IORING_SETUP_SINGLE_ISSUER`).
     fn new() -> Result<Self, Refused> {
-        let (ring, _) = setup::make(SUBMISSIONS, COMPLETIONS)?;
+        let completions = rehearsal::limit("completions", COMPLETIONS as usize) as u32;
+        let (ring, _) = setup::make(SUBMISSIONS.min(completions), completions)?;
         Ok(Self { ring, requests: Vec::with_capacity(SUBMISSIONS as usize) })
     }
 
@@ -106,6 +108,10 @@ impl Kernel for Uring {
             }
         }
         Ok(())
+    }
+
+    fn take_overflows(&mut self) -> u64 {
+        self.ring.take_overflows()
     }
 
     fn accept(&mut self, listener: Sock, token: Token) {

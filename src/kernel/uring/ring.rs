@@ -19,6 +19,7 @@ pub(super) struct Ring {
     /// Index of the ring in the thread's registered rings, or its descriptor when registering was refused.
     enter_fd: RawFd,
     enter_flags: u32,
+    overflows: u64,
 }
 
 /// `struct io_uring_getevents_arg` (io_uring_enter(2), `IORING_ENTER_EXT_ARG`).
@@ -54,8 +55,8 @@ impl Ring {
     pub(super) fn new(uring: IoUring) -> Self {
         let fd = uring.as_raw_fd();
         match register(fd) {
-            Some(index) => Self { uring, enter_fd: index, enter_flags: ENTER_REGISTERED_RING },
-            None => Self { uring, enter_fd: fd, enter_flags: 0 },
+            Some(index) => Self { uring, enter_fd: index, enter_flags: ENTER_REGISTERED_RING, overflows: 0 },
+            None => Self { uring, enter_fd: fd, enter_flags: 0, overflows: 0 },
         }
     }
 
@@ -74,6 +75,8 @@ impl Ring {
             requests.drain(..taken);
             let last = requests.is_empty();
             self.call(if last { timeout } else { Some(Duration::ZERO) })?;
+            // What does not fit is kept by the kernel until there is room (IORING_FEAT_NODROP), and the next call brings it.
+            self.overflows += u64::from(self.uring.submission().cq_overflow());
             // A queue that takes nothing waits for its completions to be read: the next call goes on from here.
             if last || taken == 0 {
                 return Ok(());
@@ -88,6 +91,11 @@ impl Ring {
         // address whose owner holds it while the connect is in flight (`Kernel::connect`).
         unsafe { queue.push_multiple(&requests[..room]) }.map_err(|_| Errno::EBUSY)?;
         Ok(room)
+    }
+
+    /// Calls since the last time this was asked that left completions behind for want of room.
+    pub(super) fn take_overflows(&mut self) -> u64 {
+        std::mem::take(&mut self.overflows)
     }
 
     /// The next completion that has arrived.

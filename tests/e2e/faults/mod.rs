@@ -2,3 +2,4 @@
 //! catalogue of faults. Each ends with [`crate::harness::invariants`]: afterwards the daemon is as it was before.
 
 mod links;
+mod own;

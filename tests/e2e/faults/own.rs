@@ -1,0 +1,75 @@
+//! Faults of ringway itself: a worker that hangs, a thread that panics. Half a balancer is worse than none, so the process
+//! ends and says where it was; its supervisor starts it again.
+//!
+//! The faults are ordered by `RINGWAY_REHEARSE`, which only debug builds know.
+
+use std::os::unix::process::ExitStatusExt;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::harness::facts::await_some;
+use crate::harness::ground::Ground;
+use crate::harness::peers::{Server, connect, exchange};
+use crate::harness::ringway::{Ringway, Setup, one_pool};
+
+/// What all its files and streams have, once it has ended by SIGABRT.
+fn last_words(ringway: &mut Ringway) -> String {
+    let status = ringway.wait();
+    let said = ringway.events().join("\n");
+    assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{status}\n{said}");
+    said
+}
+
+/// T23: a hung worker is reported while the process lives, and after 5 s the process ends with the backtrace of the
+/// culprit. Then the addresses are free for the next one.
+#[test]
+fn t23_a_stuck_worker() {
+    let ground = Ground::new();
+    let server = Server::echo(&ground);
+    let front = ground.address();
+    let config = one_pool(front, &[server.address()], "");
+    let mut ringway = Setup::on(&ground).wrapped(&["env", "RINGWAY_REHEARSE=hang=2"]).start(&config);
+
+    // Of three sessions on two workers one worker has two, and hangs.
+    let began = Instant::now();
+    let held = [connect(front), connect(front), connect(front)];
+    let report = await_some("a report", || {
+        let events = ringway.events();
+        events.into_iter().find(|event| event.contains("\"event\":\"stuck\""))
+    });
+    assert!(began.elapsed() < Duration::from_secs(4), "reported after {:?}, not before the end", began.elapsed());
+    assert!(report.contains("worker ") && report.contains("hang_on_order"), "{report}");
+    assert_eq!(ringway.metric("ringway_watchdog_stalls_total", &[]), 1.0);
+
+    let said = last_words(&mut ringway);
+    let took = began.elapsed();
+    assert!((4..15).contains(&took.as_secs()), "{took:?} until the end");
+    assert!(said.contains("has been stuck for 5 s"), "{said}");
+    assert!(said.lines().any(|line| line.starts_with("    ") && line.contains("hang_on_order")), "{said}");
+    drop(held);
+
+    let next = Ringway::start(&ground, &config);
+    exchange(&mut connect(front), b"x").expect("the next one serves");
+    next.end_well();
+}
+
+/// T24: a panic on a worker ends the whole process at once, with message and backtrace.
+#[test]
+fn t24_a_panic() {
+    let ground = Ground::new();
+    let server = Server::echo(&ground);
+    let front = ground.address();
+    let config = one_pool(front, &[server.address()], "");
+    let mut ringway = Setup::on(&ground).wrapped(&["env", "RINGWAY_REHEARSE=panic=2"]).start(&config);
+    let held = [connect(front), connect(front), connect(front)];
+    let said = last_words(&mut ringway);
+    assert!(said.contains("panicked at src/base/rehearsal.rs") && said.contains("a panic on order"), "{said}");
+    assert!(said.contains("thread ringway-w"), "{said}");
+    assert!(said.contains("rehearsal::sessions_opened"), "no backtrace: {said}");
+    drop(held);
+
+    let next = Ringway::start(&ground, &config);
+    exchange(&mut connect(front), b"x").expect("the next one serves");
+    next.end_well();
+}
