@@ -185,10 +185,14 @@ impl Shard {
                     session.phase = Phase::Connecting { late: false };
                     session.life.picked_ns = now;
                     self.wheel.set(key.index, deadline);
+                    self.relax();
                     return Ok(());
                 }
                 Err(errno) => {
                     let result = classify(errno);
+                    if result == ConnectResult::Resource {
+                        self.rest(errno, now, kernel);
+                    }
                     match self.attempt_over(key, result, now) {
                         Next::Source => {}
                         Next::Server => return Err((result, errno)),
@@ -203,6 +207,9 @@ impl Shard {
     }
 
     fn connect_failed(&mut self, key: Key, result: ConnectResult, errno: Errno, now: u64, kernel: &mut impl Kernel) {
+        if result == ConnectResult::Resource {
+            self.rest(errno, now, kernel);
+        }
         match self.attempt_over(key, result, now) {
             Next::Source => match self.begin(key, now, kernel) {
                 Ok(()) => {}

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::commons::{Door, Mail};
 use super::ending::Refusal;
+use super::pipes::PIPE_SMALL;
 use super::record::Note;
 use super::session::Role;
 use super::shard::{Mode, Shard, ms};
@@ -21,6 +22,12 @@ const PAUSE_LAST_MS: u32 = 500;
 const IMBALANCE_MIN: u32 = 4;
 
 /// A door as one worker has it.
+///
+/// ```text
+/// Open ──accept fails, all of it──────────────▶ Paused ──time is up, two descriptors are free──▶ Open
+///   ├────a server's socket is not to be had──▶ Resting ──last event of the accept──▶ Paused
+///   └────removed──▶ Closing ──last event of the accept──▶ gone
+/// ```
 #[derive(Debug)]
 pub struct DoorSlot {
     door: Arc<Door>,
@@ -33,7 +40,9 @@ pub struct DoorSlot {
 enum DoorState {
     /// An accept is in flight.
     Open,
-    /// Accept failed; again at this time.
+    /// Descriptors or memory ran short, and the accept is being cancelled; its last event makes it pause.
+    Resting { until_ns: u64 },
+    /// No accept is in flight; again at this time.
     Paused { until_ns: u64 },
     /// The accept is being cancelled; its last event frees the slot.
     Closing,
@@ -99,13 +108,10 @@ impl Shard {
             return;
         };
         let listener = Arc::clone(&slot.listener);
-        let closing = slot.state == DoorState::Closing;
+        let open = slot.state == DoorState::Open;
         match result {
-            Ok(sock) => {
-                slot.pause_ms = PAUSE_FIRST_MS;
-                self.admit(sock, listener, now, kernel);
-            }
-            Err(errno) if !more && !closing && !is_of_one_connection(errno) => self.pause(key, errno, now),
+            Ok(sock) => self.admit(sock, listener, now, kernel),
+            Err(errno) if !more && open && !is_of_one_connection(errno) => self.pause(key, errno, now),
             Err(_) => {}
         }
         if more {
@@ -114,6 +120,10 @@ impl Shard {
         let Some(slot) = self.doors.of(key) else { return };
         match slot.state {
             DoorState::Closing => drop(self.doors.remove(key)),
+            DoorState::Resting { until_ns } => {
+                slot.state = DoorState::Paused { until_ns };
+                self.doors_paused += 1;
+            }
             DoorState::Paused { .. } => {}
             DoorState::Open => {
                 let door = Arc::clone(&slot.door);
@@ -122,19 +132,52 @@ impl Shard {
         }
     }
 
-    /// Accepts again at doors whose pause is over.
+    /// Accepts again at doors whose pause is over, if a session could be had now; else they pause for longer. A connection
+    /// that is accepted without a descriptor for its server could only be reset, and waits better where it is.
     pub(super) fn wake_doors(&mut self, now: u64, kernel: &mut impl Kernel) {
         if self.doors_paused == 0 {
             return;
         }
+        let is_over = |slot: &DoorSlot| matches!(slot.state, DoorState::Paused { until_ns } if until_ns <= now);
+        let keys: Vec<Key> = self.doors.keys().collect();
+        let mut shortage = None;
+        for key in keys {
+            let Some(slot) = self.doors.of(key).filter(|slot| is_over(slot)) else { continue };
+            // Asked once for all doors, and only when one wants to open: two descriptors at once are what a pipe takes.
+            let shortage = *shortage.get_or_insert_with(|| two_descriptors(kernel).err());
+            if let Some(errno) = shortage {
+                let (listener, pause_ms) = (Arc::clone(&slot.listener), slot.lengthen());
+                slot.state = DoorState::Paused { until_ns: now + ms(pause_ms) };
+                self.mention_pause(listener, errno, pause_ms, now);
+                continue;
+            }
+            slot.state = DoorState::Open;
+            self.doors_paused -= 1;
+            let door = Arc::clone(&slot.door);
+            kernel.accept(self.socket(&door), Role::Door.token(key));
+        }
+    }
+
+    /// A server's socket could not be had for want of descriptors or memory: no more is accepted for a while, so that
+    /// others wait in the kernel's queue instead of being reset one after the other.
+    pub(super) fn rest(&mut self, errno: Errno, now: u64, kernel: &mut impl Kernel) {
         let keys: Vec<Key> = self.doors.keys().collect();
         for key in keys {
-            let Some(slot) = self.doors.of(key) else { continue };
-            if matches!(slot.state, DoorState::Paused { until_ns } if until_ns <= now) {
-                slot.state = DoorState::Open;
-                self.doors_paused -= 1;
-                let door = Arc::clone(&slot.door);
-                kernel.accept(self.socket(&door), Role::Door.token(key));
+            let Some(slot) = self.doors.of(key).filter(|slot| slot.state == DoorState::Open) else { continue };
+            let (listener, pause_ms) = (Arc::clone(&slot.listener), slot.lengthen());
+            slot.state = DoorState::Resting { until_ns: now + ms(pause_ms) };
+            let door = Arc::clone(&slot.door);
+            kernel.cancel(Request::Accept, self.socket(&door), Role::Door.token(key));
+            self.mention_pause(listener, errno, pause_ms, now);
+        }
+    }
+
+    /// A session has got both its sockets: the next shortage begins with the shortest pause.
+    pub(super) fn relax(&mut self) {
+        if std::mem::take(&mut self.short) {
+            let keys: Vec<Key> = self.doors.keys().collect();
+            for key in keys {
+                self.doors.of(key).into_iter().for_each(|slot| slot.pause_ms = PAUSE_FIRST_MS);
             }
         }
     }
@@ -189,12 +232,15 @@ impl Shard {
 
     fn pause(&mut self, key: Key, errno: Errno, now: u64) {
         let Some(slot) = self.doors.of(key) else { return };
-        let pause_ms = slot.pause_ms;
+        let (listener, pause_ms) = (Arc::clone(&slot.listener), slot.lengthen());
         slot.state = DoorState::Paused { until_ns: now + ms(pause_ms) };
-        slot.pause_ms = (pause_ms * 2).min(PAUSE_LAST_MS);
-        let listener = Arc::clone(&slot.listener);
         self.doors_paused += 1;
         listener.ledger.tally.of(self.index).rejected[Refusal::AcceptFailed as usize].bump();
+        self.mention_pause(listener, errno, pause_ms, now);
+    }
+
+    fn mention_pause(&mut self, listener: Arc<Listener>, errno: Errno, pause_ms: u32, now: u64) {
+        self.short = true;
         self.quiet.accept_ns =
             self.note(self.quiet.accept_ns, now, || Note::AcceptPaused { listener, errno: errno as i32, pause_ms });
     }
@@ -218,7 +264,7 @@ impl Shard {
                 self.doors_paused -= 1;
                 self.doors.remove(key);
             }
-            DoorState::Closing => {}
+            DoorState::Resting { .. } | DoorState::Closing => {}
         }
     }
 
@@ -230,6 +276,20 @@ impl Shard {
         use std::os::fd::AsRawFd;
         Sock(door.sockets[self.index].as_raw_fd())
     }
+}
+
+impl DoorSlot {
+    /// The pause that begins now; the one after it is twice as long.
+    fn lengthen(&mut self) -> u32 {
+        let pause_ms = self.pause_ms;
+        self.pause_ms = (pause_ms * 2).min(PAUSE_LAST_MS);
+        pause_ms
+    }
+}
+
+/// Whether two more descriptors are to be had, as a session needs.
+fn two_descriptors(kernel: &mut impl Kernel) -> Result<(), Errno> {
+    kernel.open_pipe(PIPE_SMALL).map(|pipe| kernel.close_pipe(pipe))
 }
 
 /// Connections taken out of the queue of a door that closes: the longest queue a listening socket of ours can have.

@@ -50,6 +50,8 @@ pub struct Shard {
     pub(super) doors: Slab<DoorSlot>,
     /// Doors that wait for a moment to accept again.
     pub(super) doors_paused: usize,
+    /// Descriptors or memory ran short, and no session has been connected since.
+    pub(super) short: bool,
     pub(super) sessions: Slab<Session>,
     pub(super) wheel: Wheel,
     pub(super) tools: Tools,
@@ -83,6 +85,7 @@ impl Shard {
             mode: Mode::Serving,
             doors: Slab::default(),
             doors_paused: 0,
+            short: false,
             sessions: Slab::default(),
             wheel: Wheel::new(now),
             tools: Tools::default(),

@@ -2,80 +2,17 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::os::unix::net::UnixStream;
-use std::process::Command;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use crate::harness::engine;
-use crate::harness::facts::{PATIENCE, await_that, cpu_by_thread, cpu_of, fds_of, status_of, watch_for};
-use crate::harness::ground::{Ground, command_succeeds, need};
-use crate::harness::peers::{Server, connect, end_of, exchange, patient, try_connect};
+use crate::harness::facts::{PATIENCE, await_that, cpu_of, status_of, watch_for};
+use crate::harness::ground::{Ground, need};
+use crate::harness::peers::{Server, connect, exchange, try_connect};
 use crate::harness::ringway::{Ringway, Setup, listener, one_pool, pool};
 
 /// Opens connections without waiting for anything behind them.
 fn open(front: SocketAddr, count: usize) -> Vec<TcpStream> {
     (0..count).map(|_| connect(front)).collect()
-}
-
-/// Sets the limit on descriptors of a running process, as an operator can: it cannot have prepared for this.
-fn limit_descriptors(pid: u32, nofile: usize) {
-    need("prlimit");
-    let nofile = format!("--nofile={nofile}:20000");
-    command_succeeds(Command::new("prlimit").args(["--pid", &pid.to_string(), &nofile]));
-}
-
-#[test]
-fn descriptors_run_out_and_come_back() {
-    let ground = Ground::new();
-    let server = Server::echo(&ground);
-    let (front, late) = (ground.address(), ground.address());
-    let config = one_pool(front, &[server.address()], "");
-    let mut ringway = Ringway::start(&ground, &config);
-    let pid = ringway.pid();
-    limit_descriptors(pid, fds_of(pid) + 40);
-    // An accept keeps the limit of the moment it was armed (io_uring), so the door under test is opened now.
-    ringway.reload_with(&(config + &listener("late", &late.to_string(), "pool")));
-
-    let mut served = open(late, 5);
-    for client in &mut served {
-        exchange(client, b"x").expect("there is room");
-    }
-    // A session takes two descriptors. When the last one but one is gone, its connection is accepted and reset; when the
-    // last is gone, accept fails. A descriptor more or less (a caller of the admin server) makes the one of the other.
-    let paused = || ringway.events().iter().any(|line| line.contains("accept_paused"));
-    let mut waiting: Vec<TcpStream> = Vec::new();
-    let mut callers = Vec::new();
-    await_that("accept to fail", || {
-        waiting.extend((0..60).filter_map(|_| try_connect(late).ok()));
-        callers.push(UnixStream::connect(ringway.socket()).expect("a listening socket"));
-        std::thread::sleep(Duration::from_millis(200));
-        paused()
-    });
-
-    let (told, before) = (ringway.events().len(), cpu_by_thread(pid));
-    let length = Duration::from_secs(3);
-    watch_for(length, || drop(exchange(&mut served[0], b"x").expect("an accepted session works")));
-    let after = cpu_by_thread(pid);
-    let spent = after.values().sum::<Duration>() - before.values().sum::<Duration>();
-    assert!(spent < length / 4, "{spent:?} of CPU time in {length:?} with nothing to do: {before:?} to {after:?}");
-    let told = ringway.events().len() - told;
-    assert!(told <= 20, "{told} lines of log in {length:?}");
-
-    // When there is room again, those that still wait are served.
-    drop(callers);
-    limit_descriptors(pid, 20_000);
-    let answers = waiting.iter_mut().map(|client| exchange(client, b"y"));
-    let served_late = answers.filter(Result::is_ok).count();
-    let reset = ringway.ended("resource");
-    assert!(served_late > 0, "nobody who waited was served");
-    assert!((waiting.len() - served_late) as f64 <= reset, "{served_late} of {} served, {reset} reset", waiting.len());
-    assert!(ringway.metric("ringway_listener_rejected_total", &[("reason", "accept_failed")]) >= 1.0);
-    drop((served, waiting));
-    exchange(&mut connect(late), b"z").expect("as ever");
-    ringway.must_live();
-    ringway.reload_with(&one_pool(front, &[server.address()], ""));
-    ringway.end_well();
 }
 
 #[test]
@@ -294,38 +231,5 @@ fn churn_leaves_nothing_behind() {
     ringway.settles();
     let grown = status_of(ringway.pid(), "VmRSS").saturating_sub(rss);
     assert!(grown < 6 * 1024, "{grown} KiB more after 6000 further connections");
-    ringway.end_well();
-}
-
-#[test]
-fn interrupted_waits_are_nothing() {
-    need("strace");
-    let ground = Ground::new();
-    let server = Server::echo(&ground);
-    let front = ground.address();
-    let wait = if engine::name() == "epoll" { "epoll_pwait2" } else { "io_uring_enter" };
-    // strace -D is the child of what it traces, so that ours is still ringway. The faults come each seventh time.
-    let ringway = Setup::on(&ground)
-        .global("workers = 1")
-        .wrapped(&[
-            "strace",
-            "-D",
-            "-f",
-            "-qq",
-            "-o",
-            "/dev/null",
-            "-e",
-            &format!("trace={wait}"),
-            "-e",
-            &format!("inject={wait}:error=EINTR:when=20+7"),
-        ])
-        .start(&one_pool(front, &[server.address()], ""));
-    for _ in 0..50 {
-        let mut client = connect(front);
-        patient(&client);
-        exchange(&mut client, b"through all interruptions").expect("an echo");
-        client.shutdown(Shutdown::Write).expect("half closed");
-        assert_eq!(end_of(&mut client), Ok(()));
-    }
     ringway.end_well();
 }

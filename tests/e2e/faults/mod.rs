@@ -3,3 +3,4 @@
 
 mod links;
 mod own;
+mod resources;
