@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use ringway::base::limits::TABLE;
 use ringway::dataplane::ending::{Ending, Refusal};
 
 /// Room → rooms it may use. `src/lib.rs` shows the same table to its reader; a test below holds them together.
@@ -191,6 +192,36 @@ fn every_mutant_still_applies() {
     }
     assert!(wrong.is_empty(), "write these mistakes anew, in tests/sim/mutants.toml:\n{wrong}");
     assert!(mutants.len() >= 12, "{} mutants prove little", mutants.len());
+}
+
+#[test]
+fn the_readme_shows_every_limit() {
+    let readme = readme();
+    let section = readme.split("\n## Limits\n").nth(1).and_then(|rest| rest.split("\n## ").next()).unwrap_or_default();
+    let shown: Vec<&str> = section.lines().filter(|line| line.starts_with('|')).skip(2).collect();
+    let held: Vec<String> =
+        TABLE.iter().map(|b| format!("| {} | {} | {} | {} |", b.what, b.most, b.cost, b.then)).collect();
+    assert!(shown == held, "the table of limits in README.md is not src/base/limits.rs:\n{}", held.join("\n"));
+}
+
+/// Times on a worker come from the monotonic clock, through the shard's arguments: a wall clock that is set makes no timeout
+/// fire early or late. Only the log and the metrics tell the time of day.
+#[test]
+fn nothing_that_moves_bytes_reads_the_wall_clock() {
+    let mut wrong = String::new();
+    for room in ["base", "sys", "kernel", "balance", "dataplane"] {
+        for file in rust_files(&format!("src/{room}")).iter().filter(|file| !is_test(file)) {
+            for (line, text) in numbered(&without_tests(&code_only(&read(file)))) {
+                let clocks = ["SystemTime", "CLOCK_REALTIME", "gettimeofday", "Utc", "UNIX_EPOCH"];
+                if words(text).any(|word| clocks.contains(&word)) {
+                    let _ = writeln!(wrong, "  {}:{line}", file.display());
+                }
+            }
+        }
+    }
+    let clock = code_only(&read(Path::new("src/dataplane/commons.rs")));
+    assert!(clock.contains("ClockId::CLOCK_MONOTONIC"), "the workers' clock is `monotonic_ns` in commons.rs");
+    assert!(wrong.is_empty(), "the wall clock, where a jump of it would matter:\n{wrong}");
 }
 
 // Reading files.

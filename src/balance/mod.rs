@@ -9,6 +9,7 @@
 
 use std::sync::atomic::Ordering;
 
+use crate::base::limits::ATTEMPTS_MAX;
 use crate::config::ledger::Standing;
 use crate::config::plan::{Policy, Pool, Server};
 
@@ -18,9 +19,6 @@ pub struct Tried {
     servers: [u16; ATTEMPTS_MAX],
     count: u8,
 }
-
-/// Most servers one session may try.
-pub const ATTEMPTS_MAX: usize = 16;
 
 /// Draws from the rotation before a pick falls back to looking at every server in turn. Draws keep the shares of the
 /// remaining servers right while some are out; the look-through finds the last usable one of thousands.

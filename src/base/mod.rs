@@ -2,6 +2,7 @@
 
 pub mod counter;
 pub mod histogram;
+pub mod limits;
 pub mod pulse;
 pub mod rehearsal;
 pub mod slab;

@@ -13,14 +13,13 @@ use tokio::net::UnixStream;
 
 use super::check::{self, Wrong};
 use super::exit;
+use crate::base::limits::ANSWER_MAX;
 use crate::config::file::{self, DEFAULT_PATH};
 use crate::config::limits::ADMIN_SOCKET_DEFAULT;
 use crate::control::admin::Problem;
 
 /// Longest time for an answer: a reload may wait for removed addresses to close.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Largest answer, in bytes: metrics of ten thousand servers are some 20 MB.
-const ANSWER_MAX: usize = 64 * 1024 * 1024;
 
 /// Which daemon to talk to.
 #[derive(Debug, clap::Args)]

@@ -9,12 +9,11 @@ use serde::Serialize;
 
 use super::client::print;
 use super::exit;
-use crate::dataplane::pipes::{LARGE_MAX, PIPE_LARGE, PIPES_MAX};
+use crate::base::limits::{BACKLOG, PIPE_LARGE, PIPES_LARGE_MAX, PIPES_MAX};
 use crate::kernel::epoll::Epoll;
 use crate::kernel::uring::{self, KERNEL_MINIMUM};
 use crate::kernel::{Engine, Refused};
 use crate::sys::limits::Needs;
-use crate::sys::listen::BACKLOG;
 use crate::sys::{affinity, limits, privilege};
 
 /// Looks for what keeps ringway from running well here.
@@ -212,7 +211,7 @@ fn low_ports(facts: &Facts) -> Finding {
 fn backlog(facts: &Facts) -> Option<Finding> {
     let somaxconn = facts.somaxconn?;
     let found = format!("net.core.somaxconn is {somaxconn}");
-    Some(if somaxconn < BACKLOG as u64 {
+    Some(if somaxconn < u64::from(BACKLOG) {
         Finding::warn("accept queue", found, format!("sysctl -w net.core.somaxconn={BACKLOG}: bursts overflow sooner"))
     } else {
         Finding::ok("accept queue", found)
@@ -252,7 +251,7 @@ fn pipe_size(facts: &Facts) -> Option<Finding> {
 fn pipe_budget(facts: &Facts) -> Option<Finding> {
     let pages = facts.pipe_pages?;
     let page = 4_096;
-    let wanted = facts.share as u64 * LARGE_MAX as u64 * (PIPE_LARGE as u64 / page);
+    let wanted = facts.share as u64 * PIPES_LARGE_MAX as u64 * (PIPE_LARGE as u64 / page);
     let found = format!("fs.pipe-user-pages-soft is {pages}; the workers' large pipes take {wanted}");
     Some(if pages != 0 && pages < wanted {
         let root = if facts.root { " (as root there is no bound, but `user` in [global] has it)" } else { "" };

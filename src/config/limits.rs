@@ -1,14 +1,12 @@
 //! Every limit and default of the configuration, each with its unit and the reason for its size.
-//!
-//! Counts that other rooms allocate by ([`WORKERS_MAX`], [`SERVERS_MAX`], [`WEIGHT_MAX`]) stand in [`super::plan`].
+//! Bounds that nobody sets are in [`crate::base::limits`].
 
 use super::plan::Keepalive;
-pub use super::plan::{SERVERS_MAX, WEIGHT_MAX, WORKERS_MAX};
+pub use crate::base::limits::{
+    ATTEMPTS_MAX, BINDS_MAX, COMPLAINTS_MAX, FILE_BYTES_MAX, LISTENERS_MAX, POOLS_MAX, ROTATION_MAX, SERVERS_MAX,
+    SOURCES_MAX, WEIGHT_MAX, WORKERS_MAX,
+};
 
-/// Largest file, in bytes. Ten thousand servers take about 1 MiB; parsing needs some thirty times the file.
-pub const FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Most complaints that are kept and shown; the rest are counted.
-pub const COMPLAINTS_MAX: usize = 200;
 /// Longest string after `${VAR}` was expanded, in bytes: the longest path the kernel takes (`PATH_MAX`).
 pub const STRING_BYTES_MAX: usize = 4096;
 /// Longest name of a listener, pool or server, in bytes: it becomes a metrics label.
@@ -17,16 +15,6 @@ pub const NAME_BYTES_MAX: usize = 64;
 pub const ACCOUNT_BYTES_MAX: usize = 32;
 /// Longest path of a unix socket, in bytes: `sun_path` of unix(7) less its NUL.
 pub const UNIX_PATH_BYTES_MAX: usize = 107;
-/// Most listeners; each worker holds one socket for each bind.
-pub const LISTENERS_MAX: usize = 1024;
-/// Most binds of a listener.
-pub const BINDS_MAX: usize = 64;
-/// Most pools.
-pub const POOLS_MAX: usize = 1024;
-/// Most local addresses a pool connects from; 64 give 1.8 million ports to one server.
-pub const SOURCES_MAX: usize = 64;
-/// Longest rotation of a pool, in entries of two bytes.
-pub const ROTATION_MAX: usize = 65_536;
 
 /// A whole number a key may hold.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +59,7 @@ pub const CONNECTIONS: Count =
 /// A server's `weight`.
 pub const WEIGHT: Count = Count::new(0, WEIGHT_MAX as u32);
 /// `connect_attempts`.
-pub const CONNECT_ATTEMPTS: Count = Count::new(1, 16);
+pub const CONNECT_ATTEMPTS: Count = Count::new(1, ATTEMPTS_MAX as u32);
 /// `connect_attempts` when it is absent.
 pub const CONNECT_ATTEMPTS_DEFAULT: u8 = 3;
 /// `keepalive.count`: the kernel's own maximum (`MAX_TCP_KEEPCNT`).

@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use super::ledger::{ListenerLedger, PoolLedger, ServerLedger};
 
+pub use crate::base::limits::{SERVERS_MAX, WEIGHT_MAX, WORKERS_MAX};
+
 /// A whole configuration, ready to run.
 #[derive(Debug)]
 pub struct Plan {
@@ -51,9 +53,6 @@ pub enum Workers {
     /// This many, 1 to [`WORKERS_MAX`].
     Count(u16),
 }
-
-/// Most worker threads.
-pub const WORKERS_MAX: u16 = 256;
 
 /// `global.engine`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,11 +151,6 @@ pub struct Pool {
     /// Its counts.
     pub ledger: Arc<PoolLedger>,
 }
-
-/// Most servers in a pool.
-pub const SERVERS_MAX: usize = 10_000;
-/// Largest weight of a server; 0 means no new sessions.
-pub const WEIGHT_MAX: u16 = 256;
 
 /// `pools.*.policy`. The others come later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

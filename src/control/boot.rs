@@ -7,15 +7,15 @@ use crate::config::ledger::Registry;
 use crate::config::plan::{Address, Plan, WORKERS_MAX, Workers};
 use crate::config::{self, file};
 use crate::dataplane::commons::{Commons, Scene};
-use crate::dataplane::pipes::PIPES_MAX;
 use crate::observe::event::Event;
 use crate::observe::panel::Panel;
 use crate::observe::sink::Sink;
 use crate::observe::writer::{self, Log, LogThread, Style};
 use crate::sys::privilege::{self, Identity};
-use crate::sys::{affinity, limits, listen};
+use crate::sys::{affinity, listen};
 
 use super::admin::AdminSockets;
+use super::ceiling::Ceiling;
 use super::conductor::Habits;
 use super::doors::{Doorman, Placed, pair};
 use super::engine::{self, Chosen, Runtime};
@@ -40,15 +40,6 @@ pub(super) struct Booted {
     pub(super) fleet: Fleet,
     pub(super) workshop: Workshop,
     pub(super) admin: AdminSockets,
-}
-
-/// What bounds the number of sessions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ceiling {
-    /// The soft limit on descriptors.
-    pub(super) descriptors: u64,
-    /// Worker threads.
-    pub(super) workers: usize,
 }
 
 /// The checklist.
@@ -107,22 +98,6 @@ fn hire(commons: &Arc<Commons>, cores: &[usize], engine: Chosen) -> Result<(Crew
             let engine = engine.instead(refused)?;
             Ok((Crew::hire(commons, cores, engine.drive)?, engine))
         }
-    }
-}
-
-impl Ceiling {
-    fn raise(plan: &Plan, workers: usize) -> Result<Self, Failure> {
-        let unknown = Self { descriptors: 0, workers };
-        let addresses = plan.listeners.iter().map(|listener| listener.binds.len() as u64).sum();
-        let wanted = plan.global.max_connections.map_or(0, |most| unknown.needs(addresses).descriptors(most));
-        let descriptors = limits::raise_open_files(wanted).map_err(Failure::Limit)?;
-        Ok(Self { descriptors, ..unknown })
-    }
-
-    /// What is needed besides sessions.
-    pub(super) fn needs(&self, addresses: u64) -> limits::Needs {
-        let workers = self.workers as u64;
-        limits::Needs { workers, addresses, pipes: workers * PIPES_MAX as u64 }
     }
 }
 

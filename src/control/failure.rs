@@ -13,6 +13,8 @@ use crate::sys::limits::TooFew;
 use crate::sys::listen::ListenError;
 use crate::sys::privilege::PrivilegeError;
 
+pub use super::ceiling::TooLittle;
+
 /// Why not: every way in which a start or a reload can fail.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -25,6 +27,9 @@ pub enum Failure {
     /// More sessions are configured than descriptors allow.
     #[error(transparent)]
     TooFew(#[from] TooFew),
+    /// More sessions are configured than memory holds in the worst case.
+    #[error(transparent)]
+    TooLittle(#[from] TooLittle),
     /// `RLIMIT_NOFILE` cannot be read or raised.
     #[error("cannot raise the limit on open files: {0}")]
     Limit(Errno),
@@ -105,6 +110,7 @@ impl Failure {
             Failure::Log(error) if error.cause.kind() == io::ErrorKind::PermissionDenied => Kind::Permission,
             Failure::Engine(_) => Kind::Unavailable,
             Failure::TooFew(_)
+            | Failure::TooLittle(_)
             | Failure::Limit(_)
             | Failure::Door { .. }
             | Failure::Admin { .. }

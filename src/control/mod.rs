@@ -12,6 +12,7 @@
 
 pub mod admin;
 mod boot;
+mod ceiling;
 pub mod conductor;
 mod doors;
 pub mod engine;

@@ -13,9 +13,8 @@ use crate::config::plan::Plan;
 use crate::config::{self, file};
 use crate::dataplane::commons::Scene;
 use crate::observe::sink::Sink;
-use crate::sys::limits;
 
-use super::boot::Ceiling;
+use super::ceiling::Ceiling;
 use super::doors::{Doorman, Pairing, Placed, bequeath, pair};
 use super::failure::{Failure, Kind};
 
@@ -123,14 +122,6 @@ fn keep_fixed(plan: &mut Plan, running: &Plan) {
     plan.admin = running.admin.clone();
 }
 
-impl Ceiling {
-    /// Most sessions under `plan`.
-    pub(super) fn sessions(&self, plan: &Plan) -> Result<u32, Failure> {
-        let addresses = plan.listeners.iter().map(|listener| listener.binds.len() as u64).sum();
-        Ok(limits::sessions(plan.global.max_connections, self.descriptors, self.needs(addresses))?)
-    }
-}
-
 /// What changes, one line each.
 pub(super) fn changes(diff: &Diff) -> Vec<String> {
     if diff.is_empty() {
@@ -159,11 +150,7 @@ mod tests {
     }
 
     fn workshop() -> Workshop {
-        Workshop {
-            registry: Registry::new(1),
-            doorman: Doorman::new(1),
-            ceiling: Ceiling { descriptors: 4_096, workers: 1 },
-        }
+        Workshop { registry: Registry::new(1), doorman: Doorman::new(1), ceiling: Ceiling::of_descriptors(4_096, 1) }
     }
 
     fn empty() -> Scene {

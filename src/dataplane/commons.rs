@@ -15,17 +15,14 @@ use crossbeam::utils::CachePadded;
 
 use super::record::{Note, Record};
 use crate::base::counter::Counter;
+use crate::base::limits::{MAIL_MAX, NOTES_MAX, RECORDS_MAX};
 use crate::base::pulse::Pulse;
 use crate::base::rehearsal;
 use crate::config::plan::{Address, Listener, Plan};
 use crate::kernel::{Bell, Sock, WakeTarget};
 
-/// Letters that may wait for one worker. A full box refuses: the sender keeps what it has and goes on.
-pub const MAIL_MAX: usize = 1024;
-/// Access records that may wait for the log thread, per worker, at about 200 bytes each; more are dropped and counted.
-pub const RECORDS_MAX: usize = 16 * 1024;
-/// Notes that may wait for the log thread, per worker.
-pub const NOTES_MAX: usize = 256;
+// What the ceiling on sessions reckons with (`BYTES_PER_WORKER`): a place in any of the queues is at most 256 bytes.
+const _: () = assert!(size_of::<Record>() <= 240 && size_of::<Note>() <= 240 && size_of::<Mail>() <= 240);
 
 /// A plan together with the listening sockets that serve it: what one atomic swap replaces.
 #[derive(Debug)]

@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering;
 
 use super::commons::{Door, Mail};
 use super::ending::Refusal;
-use super::pipes::PIPE_SMALL;
 use super::record::Note;
 use super::session::Role;
 use super::shard::{Mode, Shard, ms};
+use crate::base::limits::{BACKLOG, PIPE_SMALL};
 use crate::base::slab::Key;
 use crate::config::plan::Listener;
 use crate::kernel::{Close, Errno, Kernel, Request, Sock};
@@ -250,8 +250,8 @@ impl Shard {
         let (door, listener) = (Arc::clone(&slot.door), Arc::clone(&slot.listener));
         let state = std::mem::replace(&mut slot.state, DoorState::Closing);
         let socket = self.socket(&door);
-        // What the kernel has accepted for us is ours to serve. Bounded: a flood of newcomers is not.
-        for _ in 0..QUEUE_TAKEN_MAX {
+        // What the kernel has accepted for us is ours to serve. Bounded by the longest queue: a flood of newcomers is not.
+        for _ in 0..BACKLOG {
             match kernel.accept_now(socket) {
                 Ok(sock) => self.admit(sock, Arc::clone(&listener), now, kernel),
                 Err(errno) if is_of_one_connection(errno) => {}
@@ -291,9 +291,6 @@ impl DoorSlot {
 fn two_descriptors(kernel: &mut impl Kernel) -> Result<(), Errno> {
     kernel.open_pipe(PIPE_SMALL).map(|pipe| kernel.close_pipe(pipe))
 }
-
-/// Connections taken out of the queue of a door that closes: the longest queue a listening socket of ours can have.
-const QUEUE_TAKEN_MAX: usize = 4096;
 
 /// Errnos of accept4(2) that speak of a connection that was gone before it was taken, not of the listening socket: the
 /// next one may be had at once. All others are waited out, a shortage of descriptors as well as what should not happen.

@@ -3,18 +3,8 @@
 //! Pages are shared by all pipes of a user (`fs.pipe-user-pages-soft`, pipe(7)): 64 MiB for everyone but root. So a worker
 //! asks for few large pipes and, once those are all in use, for small ones; when there is none to be had, bulk is copied.
 
+use crate::base::limits::{PIPE_LARGE, PIPE_SMALL, PIPES_IDLE_MAX, PIPES_LARGE_MAX, PIPES_MAX};
 use crate::kernel::{Kernel, Pipe};
-
-/// Size of a large pipe, in bytes: `fs.pipe-max-size` allows that much by default.
-pub const PIPE_LARGE: usize = 1 << 20;
-/// Size of a small pipe, and the least a pipe must have to be of use, in bytes: what pipe2(2) gives.
-pub const PIPE_SMALL: usize = 1 << 16;
-/// Large pipes a worker has at most.
-pub const LARGE_MAX: usize = 24;
-/// Pipes a worker has at most, large and small; two descriptors each.
-pub const PIPES_MAX: usize = 512;
-/// Empty pipes a worker keeps.
-pub const IDLE_MAX: usize = 32;
 
 /// A worker's pipes.
 #[derive(Debug, Default)]
@@ -38,7 +28,7 @@ impl Pipes {
             self.refusal = Some(0);
             return None;
         }
-        let wanted = if self.large < LARGE_MAX { PIPE_LARGE } else { PIPE_SMALL };
+        let wanted = if self.large < PIPES_LARGE_MAX { PIPE_LARGE } else { PIPE_SMALL };
         match kernel.open_pipe(wanted) {
             Ok(pipe) if pipe.size >= PIPE_SMALL => {
                 self.count += 1;
@@ -59,7 +49,7 @@ impl Pipes {
 
     /// Takes back a pipe that is empty.
     pub fn give_back(&mut self, pipe: Pipe, kernel: &mut impl Kernel) {
-        if self.idle.len() >= IDLE_MAX {
+        if self.idle.len() >= PIPES_IDLE_MAX {
             self.discard(pipe, kernel);
         } else if pipe.size > PIPE_SMALL {
             self.idle.push(pipe);

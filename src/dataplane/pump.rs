@@ -17,17 +17,11 @@
 //! ```
 
 use super::pipes::Pipes;
+use crate::base::limits::{BUDGET, BUFFER, SPILLS_IDLE_MAX};
 use crate::kernel::{Errno, Kernel, Pipe, Sock};
 
-/// The copy buffer of a worker, in bytes, and with it the most a spill can hold.
-pub const BUFFER: usize = 16 * 1024;
-/// Bytes one run of a pump may move before others get their turn. Not more, for the pump's own good: chasing what arrives
-/// while it writes, it would move ever smaller pieces; let it gather meanwhile.
-pub const BUDGET: usize = 1 << 18;
 /// Small splices in a row that end a spell of splicing. One is often only the edge of a segment.
 const SMALL_MAX: u8 = 3;
-/// Spills a worker keeps for reuse, [`BUFFER`] bytes each.
-const SPILLS_IDLE_MAX: usize = 64;
 
 /// One direction of a session.
 #[derive(Debug, Default)]

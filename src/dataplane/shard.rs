@@ -29,6 +29,9 @@ const ONE_SEGMENT: u64 = 536;
 /// A living session is recorded this often.
 pub(super) const REPORT_NS: u64 = 300 * SECOND_NS;
 
+/// Memory of a session's slot, in bytes, with its place in the timer wheel.
+pub const SESSION_BYTES: u64 = size_of::<Session>() as u64 + 64;
+
 /// What a worker is up to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use crate::base::limits::{BUFFERED_MAX, LETTERS_MAX, RECORDS_TURN_MAX};
 use crate::config::plan::LogFormat;
 use crate::dataplane::commons::{Commons, monotonic_ns};
 
@@ -20,12 +21,6 @@ use super::event::{Event, unix_ns};
 use super::line::Stamp;
 use super::sink::Sink;
 
-/// Events and orders that may wait for the thread.
-const LETTERS_MAX: usize = 1_024;
-/// Bytes of lines that may wait for the sink.
-pub const BUFFERED_MAX: usize = 256 * 1024;
-/// Records taken from one worker before the next one's turn.
-const TURN_MAX: usize = 1_024;
 /// Pauses between rounds: nothing to do, some, a lot, and a sink that takes nothing.
 const IDLE: Duration = Duration::from_millis(50);
 const SOME: Duration = Duration::from_millis(10);
@@ -198,7 +193,7 @@ impl Writer {
                 (Moved::Nothing, _) => BLOCKED,
                 (Moved::Some, _) => Duration::ZERO,
                 (Moved::All, 0) => IDLE,
-                (Moved::All, records) if records > TURN_MAX => BUSY,
+                (Moved::All, records) if records > RECORDS_TURN_MAX => BUSY,
                 (Moved::All, _) => SOME,
             };
         }
@@ -266,7 +261,7 @@ impl Writer {
                 {
                     self.write_event(&Event::of_note(worker, &note));
                 }
-                for _ in 0..TURN_MAX {
+                for _ in 0..RECORDS_TURN_MAX {
                     if self.is_full() {
                         return total + turn;
                     }

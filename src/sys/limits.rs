@@ -119,6 +119,18 @@ pub fn raise_open_files(wanted: u64) -> Result<u64, Errno> {
     Ok(goal)
 }
 
+/// Raises the limit on locked memory, against which rings are counted (io_uring_setup(2)), to at least `wanted` bytes.
+///
+/// # Errors
+/// What getrlimit(2) or setrlimit(2) said.
+pub fn raise_locked_memory(wanted: u64) -> Result<(), Errno> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
+    if soft >= wanted {
+        return Ok(());
+    }
+    setrlimit(Resource::RLIMIT_MEMLOCK, wanted, hard.max(wanted))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,8 +17,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
-/// Connections that may wait to be accepted, per socket. The kernel cuts it to `net.core.somaxconn`.
-pub const BACKLOG: i32 = 4096;
+use crate::base::limits::BACKLOG;
+
 /// Mode of a unix socket that clients connect to: its owner and its group may.
 pub const UNIX_MODE: u32 = 0o660;
 
@@ -110,7 +110,7 @@ pub fn tcp(
         sockets.push(socket);
     }
     for socket in &sockets {
-        socket.listen(BACKLOG).map_err(|cause| from_bind("listen", cause))?;
+        socket.listen(BACKLOG.into()).map_err(|cause| from_bind("listen", cause))?;
     }
     Ok(sockets.into_iter().map(OwnedFd::from).collect())
 }
@@ -161,7 +161,7 @@ pub fn unix(path: &Path, count: usize, mode: u32) -> Result<Vec<OwnedFd>, Listen
         error => error,
     })?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(other("chmod"))?;
-    socket.listen(BACKLOG).map_err(|cause| from_bind("listen", cause))?;
+    socket.listen(BACKLOG.into()).map_err(|cause| from_bind("listen", cause))?;
     let first = OwnedFd::from(socket);
     let mut sockets = Vec::with_capacity(count);
     for _ in 1..count {

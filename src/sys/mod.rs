@@ -5,5 +5,6 @@ pub mod bytes;
 pub mod epoll;
 pub mod limits;
 pub mod listen;
+pub mod memory;
 pub mod privilege;
 pub mod stack;

@@ -17,12 +17,11 @@ use crate::observe::panel::Panel;
 
 use super::reload::Answer;
 
+pub(super) use crate::base::limits::COMMANDS_MAX;
+
 pub use self::routes::{Info, Problem};
 pub(super) use self::server::serve;
 pub(super) use self::sockets::AdminSockets;
-
-/// Commands that may wait for the conductor.
-pub(super) const COMMANDS_MAX: usize = 64;
 
 /// What the conductor can be asked for.
 pub(super) enum Command {

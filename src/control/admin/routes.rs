@@ -19,6 +19,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use crate::base::limits::ADMIN_BODY_MAX;
 use crate::control::reload::Answer;
 use crate::observe::metrics::{self, Dialect};
 use crate::observe::panel::Panel;
@@ -27,8 +28,6 @@ use crate::observe::status::status;
 use super::server::READING;
 use super::{Board, Command};
 
-/// Largest body of a request, in bytes.
-const BODY_MAX: usize = 1024 * 1024;
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 
@@ -115,7 +114,7 @@ fn refuse(method: &Method, path: &str, rights: Rights) -> Option<Reply> {
 
 /// Reads the body and forgets it: no request has one yet.
 async fn read_out(body: Incoming) -> Option<Reply> {
-    match tokio::time::timeout(READING, Limited::new(body, BODY_MAX).collect()).await {
+    match tokio::time::timeout(READING, Limited::new(body, ADMIN_BODY_MAX).collect()).await {
         Ok(Ok(_)) => None,
         Ok(Err(_)) => Some(problem(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 1 MiB, or broken off")),
         Err(_) => Some(problem(StatusCode::REQUEST_TIMEOUT, "the body took longer than 5 s")),

@@ -14,19 +14,17 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::base::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_HEAD_MAX};
+
 use super::routes::{self, Rights};
 use super::{AdminSockets, Board};
 
-/// Connections at once, on each socket. More wait in the kernel's queue.
-const CONNECTIONS_MAX: usize = 64;
 /// Longest time for the head of a request, and for its body.
 pub(super) const READING: Duration = Duration::from_secs(5);
 /// Longest life of a connection, which serves one request: over TCP, and on the unix socket, where a reload may wait for
 /// doors to close.
 const LIFE_TCP: Duration = Duration::from_secs(15);
 const LIFE_UNIX: Duration = Duration::from_secs(60);
-/// Longest head of a request, in bytes (hyper's least).
-const HEAD_MAX: usize = 8 * 1024;
 /// Pause after accept failed for want of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -83,7 +81,7 @@ where
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(READING)
-            .max_buf_size(HEAD_MAX)
+            .max_buf_size(ADMIN_HEAD_MAX)
             .keep_alive(false)
             .half_close(true)
             .serve_connection(TokioIo::new(stream), service);
@@ -108,7 +106,7 @@ struct Slot {
 impl Slots {
     fn new(spare: Spare) -> Self {
         spare.refill();
-        Self { free: Arc::new(Semaphore::new(CONNECTIONS_MAX)), spare }
+        Self { free: Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX)), spare }
     }
 
     /// Waits for a free one.

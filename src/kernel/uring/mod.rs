@@ -23,13 +23,9 @@ use super::{
     Bell, Close, ConnectOptions, Engine, Errno, Event, Interest, Kernel, Readiness, Refused, Request, Sock, Token,
     WakeTarget, direct,
 };
+use crate::base::limits::{COMPLETIONS, SUBMISSIONS};
 use crate::base::rehearsal;
 use crate::sys::bytes;
-
-/// Entries of a worker's submission queue; more are submitted in several calls.
-const SUBMISSIONS: u32 = 1024;
-/// Entries of its completion queue. When it overflows nothing is lost, but multishot requests end and are made again.
-const COMPLETIONS: u32 = 16 * 1024;
 
 /// User data: what a completion means in the upper bits, the shard's token below.
 mod tag {

@@ -4,7 +4,7 @@
 //! that there is something to read.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
@@ -109,7 +109,7 @@ fn t16_completion_queue_overflows() {
     ringway.signal(Signal::SIGCONT);
     for client in &mut clients {
         let mut echo = [0];
-        std::io::Read::read_exact(client, &mut echo).expect("an echo");
+        client.read_exact(&mut echo).expect("an echo");
         exchange(client, b"y").expect("another");
     }
     assert!(ringway.metric("ringway_cq_overflow_total", &[]) > 0.0, "the queue never overflowed");
@@ -117,6 +117,51 @@ fn t16_completion_queue_overflows() {
     drop(clients);
     await_that("800 clean ends", || ringway.ended("done") == 800.0);
     baseline.holds_again(&mut ringway);
+}
+
+/// T18: memory is short. A start that promises more than there may ever be is refused, and says what it takes; with just
+/// that, every session it allows can be blocked at once, those beyond are shed at accept, and it lives.
+#[test]
+fn t18_memory_pressure() {
+    need("prlimit");
+    const SESSIONS: usize = 64;
+    let ground = Ground::new();
+    // Sends as long as anybody takes it.
+    let endless = Server::new(&ground, |mut stream| {
+        let block = vec![7_u8; 256 * 1024];
+        while stream.write_all(&block).is_ok() {}
+    });
+    let front = ground.address();
+    let config = one_pool(front, &[endless.address()], "");
+    let global = format!("workers = 1\nmax_connections = {SESSIONS}");
+    let little = "prlimit --as=104857600:104857600".split(' ').collect::<Vec<_>>();
+    let (status, said) = Setup::on(&ground).global(&global).wrapped(&little).start_in_vain(&config);
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("RLIMIT_AS") && said.contains("allows 100 MiB"), "{said}");
+    let needed = said.split("may need ").nth(1).and_then(|rest| rest.split(' ').next()).expect("what it takes");
+    let needed: u64 = needed.parse().expect("a number of MiB");
+
+    let enough = format!("--as={}", needed << 20);
+    let mut ringway = Setup::on(&ground).global(&global).wrapped(&["prlimit", &enough]).start(&config);
+    let baseline = Baseline::of(&ringway);
+    let mut readers: Vec<TcpStream> = (0..SESSIONS).map(|_| connect(front)).collect();
+    for reader in &mut readers {
+        // A first bite, and then nothing; what it sends nobody reads either.
+        reader.read_exact(&mut [0; 4096]).expect("a first bite");
+        reader.set_nonblocking(true).expect("a socket");
+        while reader.write(&[1; 65_536]).is_ok() {}
+    }
+    ringway.await_metric("ringway_sessions", &[], |open| open == SESSIONS as f64);
+    for _ in 0..50 {
+        let refused = try_connect(front).and_then(|mut more| more.read_exact(&mut [0; 1]));
+        assert!(refused.is_err(), "one too many");
+    }
+    ringway.await_metric("ringway_listener_rejected_total", &[("reason", "max_connections")], |count| count == 50.0);
+    ringway.must_live();
+    readers.clear();
+    await_that("all to end", || ringway.sessions() == 0.0);
+    baseline.holds_again(&mut ringway);
+    ringway.end_well();
 }
 
 /// T20: little memory may be locked, against which the kernel counts rings. Root is above that limit; others learn its name.
