@@ -63,6 +63,14 @@ enum Verb {
     Doctor(doctor::Doctor),
 }
 
+/// Whether a command line would be run; the refusal as its user would see it. For tests and fuzzing.
+///
+/// # Errors
+/// What is wrong with it, or the help that it asks for.
+pub fn understand<'a>(words: impl Iterator<Item = &'a str>) -> Result<(), String> {
+    Arguments::try_parse_from(words).map(drop).map_err(|refusal| refusal.to_string())
+}
+
 /// Runs the verb the command line names.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();

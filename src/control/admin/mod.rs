@@ -20,6 +20,7 @@ use super::reload::Answer;
 pub(super) use crate::base::limits::COMMANDS_MAX;
 
 pub use self::routes::{Info, Problem};
+pub use self::server::conversation;
 pub(super) use self::server::serve;
 pub(super) use self::sockets::AdminSockets;
 

@@ -7,14 +7,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::base::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_HEAD_MAX};
+use crate::observe::panel::Panel;
 
 use super::routes::{self, Rights};
 use super::{AdminSockets, Board};
@@ -77,18 +79,45 @@ where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     tokio::task::spawn_local(async move {
-        let service = service_fn(move |request| routes::answer(request, rights, Arc::clone(&board)));
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(READING)
-            .max_buf_size(ADMIN_HEAD_MAX)
-            .keep_alive(false)
-            .half_close(true)
-            .serve_connection(TokioIo::new(stream), service);
-        // What goes wrong with one conversation is the affair of whoever led it.
-        let _ = tokio::time::timeout(life, connection).await;
+        talk(stream, rights, life, board).await;
         drop(slot);
     });
+}
+
+async fn talk(stream: impl AsyncRead + AsyncWrite + Unpin, rights: Rights, life: Duration, board: Arc<Board>) {
+    let service = service_fn(move |request| routes::answer(request, rights, Arc::clone(&board)));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(READING)
+        .max_buf_size(ADMIN_HEAD_MAX)
+        .keep_alive(false)
+        .half_close(true)
+        .serve_connection(TokioIo::new(stream), service);
+    // What goes wrong with one conversation is the affair of whoever led it.
+    let _ = tokio::time::timeout(life, connection).await;
+}
+
+/// All that the admin server says to a client that sends `said` and no more, while the configuration `text` is in force and
+/// the conductor is gone. For tests and fuzzing; nothing listens.
+pub fn conversation(panel: &Arc<Panel>, text: &str, said: &[u8], all_rights: bool) -> Vec<u8> {
+    let (commands, _) = mpsc::channel(1);
+    let text = ArcSwap::from_pointee(text.to_owned());
+    let board = Arc::new(Board { panel: Arc::clone(panel), text, source: "text".into(), commands });
+    let rights = if all_rights { Rights::All } else { Rights::Read };
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() else {
+        return Vec::new();
+    };
+    let mut answer = Vec::new();
+    runtime.block_on(async {
+        let (mut near, far) = tokio::io::duplex(said.len().max(1) + ADMIN_HEAD_MAX);
+        let client = async {
+            let _ = near.write_all(said).await;
+            let _ = near.shutdown().await;
+            let _ = near.read_to_end(&mut answer).await;
+        };
+        tokio::join!(client, talk(far, rights, LIFE_TCP, board));
+    });
+    answer
 }
 
 /// The connections one socket may have.
