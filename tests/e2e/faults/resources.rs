@@ -94,11 +94,10 @@ fn t16_completion_queue_overflows() {
     let ground = Ground::new();
     let server = Server::echo(&ground);
     let front = ground.address();
-    let mut ringway = Setup::on(&ground).wrapped(&["env", "RINGWAY_REHEARSE=completions=64"]).start(&one_pool(
-        front,
-        &[server.address()],
-        "",
-    ));
+    let mut ringway = Setup::on(&ground)
+        .global("workers = 2\nengine = \"io_uring\"")
+        .wrapped(&["env", "RINGWAY_REHEARSE=completions=64"])
+        .start(&one_pool(front, &[server.address()], ""));
     let baseline = Baseline::of(&ringway);
     // While it stands still, the kernel gathers what it will be told at once.
     ringway.signal(Signal::SIGSTOP);
@@ -315,8 +314,10 @@ fn t45_enter_fails() {
         let inject = format!("inject=io_uring_enter:error={error}:when=20+7");
         // strace -D is the child of what it traces, so that ours is still ringway. The faults come each seventh time.
         let wrapper = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=io_uring_enter", "-e", &inject];
-        let mut ringway =
-            Setup::on(&ground).global("workers = 1").wrapped(&wrapper).start(&one_pool(front, &[server.address()], ""));
+        let mut ringway = Setup::on(&ground)
+            .global("workers = 1\nengine = \"io_uring\"")
+            .wrapped(&wrapper)
+            .start(&one_pool(front, &[server.address()], ""));
         let baseline = Baseline::of(&ringway);
         (0..50).for_each(|_| _ = session(front));
         baseline.holds_again(&mut ringway);
