@@ -77,7 +77,10 @@ impl Complaints {
         }
         let start = floor_boundary(&self.text, at.start);
         let end = floor_boundary(&self.text, at.end).max(start);
-        self.list.push(Complaint { at: start..end, message: message.into(), help });
+        // Either may have parts of the file in it.
+        let harmless = |text: String| text.chars().map(printable).collect();
+        let (message, help) = (harmless(message.into()), help.map(harmless));
+        self.list.push(Complaint { at: start..end, message, help });
     }
 
     /// Sorts by position and drops what was said twice.
@@ -292,6 +295,9 @@ mod tests {
         assert!(about("日本", 1..900).starts_with("f:1:1: m"));
         assert!(about("a\n", At { start: 5, end: 3 }).starts_with("f:2:1: m"));
         assert!(about("a = \"\u{1b}[31m\"", 4..6).contains("\"\u{fffd}[31m\""));
+        let mut complaints = Complaints::new("f", "a = 1");
+        complaints.add(0..1, "no\u{6}", Some("write \u{202e}\n".into()));
+        assert_eq!(complaints.finish().lines().next().as_deref(), Some("f:1:1: no\u{fffd}; write \u{fffd}\u{fffd}"));
     }
 
     #[test]
