@@ -3,13 +3,14 @@
 //! ```text
 //! every 100 ms, for each worker and the conductor:
 //!   it keeps its promise ([`Pulse`]) ──────────────────▶ fine
-//!   it is overdue, and so it was last time ──▶ suspect ─┬─ 0.2 s ──▶ reported once, with its stack: the log goes on
-//!                                                      └─ 5 s (the conductor: 30 s) ──▶ told to standard error, abort
+//!   it is overdue, and so it was last time ──▶ suspect ─┬─ 0.2 s (the conductor: 30 s) ──▶ reported once, with its stack
+//!                                                      └─ a worker, 5 s ──▶ told to standard error, abort
 //! ```
 //!
 //! What counts is time in which the watchdog itself ran and the suspect had a core: a process that was stopped, a machine
 //! that slept, or a core somebody else keeps busy make nobody a suspect. The end is SIGABRT, because a balancer that
-//! serves with some of its threads only is worse than one that its supervisor starts again.
+//! serves with some of its workers only is worse than one that its supervisor starts again. A conductor that is stuck, on a
+//! dead file system say, costs no session: it is reported, and left to the supervisor, which hears nothing of it any more.
 
 use std::fs::File;
 use std::io;
@@ -27,14 +28,23 @@ use crate::sys::stack;
 const LOOK: Duration = Duration::from_millis(100);
 /// Most time one look adds to a suspicion: when the watchdog itself did not run, nobody else may have either.
 const STEP_NS_MAX: u64 = 2 * LOOK.as_nanos() as u64;
-/// After so long a suspect is reported.
-const REPORT_NS: u64 = 200_000_000;
-/// After so long a stuck worker ends the process: clients notice by then, and no turn of a loop takes this long.
-const WORKER_NS: u64 = 5_000_000_000;
-/// The same for the conductor, which compiles configurations and moves no bytes.
-const CONDUCTOR_NS: u64 = 30_000_000_000;
+/// What a worker may take: clients notice by then, and no turn of its loop takes this long.
+const WORKER: Patience = Patience { report_ns: 200_000_000, end_ns: Some(5_000_000_000) };
+/// What the conductor may take, which compiles configurations and moves no bytes.
+const CONDUCTOR: Patience = Patience { report_ns: 30_000_000_000, end_ns: None };
+/// How long a report may take, in seconds, before it is taken for stuck on what the suspect holds: looking names up in a
+/// large program on a busy machine takes its time.
+const REPORT_S: u32 = 30;
 /// How long last words may take, in seconds.
-const LAST_WORDS_S: u32 = 5;
+const LAST_WORDS_S: u32 = 10;
+
+/// How long a thread may be overdue.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    report_ns: u64,
+    /// `None`: as long as it likes.
+    end_ns: Option<u64>,
+}
 
 /// Starts the watchdog over all workers and the conductor. It lives as long as the process.
 ///
@@ -54,20 +64,20 @@ pub(super) fn start(commons: Arc<Commons>, conductor: Arc<Pulse>, log: Log) -> i
             for (index, suspicion) in watched.iter_mut().enumerate() {
                 let desk = commons.desks.get(index);
                 let name = || desk.map_or_else(|| "the conductor".to_owned(), |_| format!("worker {index}"));
-                let (pulse, called, limit) = match desk {
-                    Some(desk) => (&desk.pulse, desk.is_rung(), WORKER_NS),
-                    None => (&*conductor, false, CONDUCTOR_NS),
+                let (pulse, called, patience) = match desk {
+                    Some(desk) => (&desk.pulse, desk.is_rung(), WORKER),
+                    None => (&*conductor, false, CONDUCTOR),
                 };
                 let Some(thread) = pulse.thread() else { continue };
-                match suspicion.look(pulse.due_ns(), called, now, step, limit, || waited_ns(thread)) {
+                match suspicion.look(pulse.due_ns(), called, now, step, patience, || waited_ns(thread)) {
                     Verdict::Fine => {}
                     Verdict::Report => {
                         if let Some(desk) = desk {
                             desk.tally.stalls.bump();
                         }
-                        report(&log, &name(), thread);
+                        report(&log, &name(), thread, patience);
                     }
-                    Verdict::End => end(&name(), thread, limit),
+                    Verdict::End => end(&name(), thread, suspicion.stuck_ns),
                 }
             }
         }
@@ -102,7 +112,7 @@ impl Suspicion {
         called: bool,
         now_ns: u64,
         step_ns: u64,
-        limit_ns: u64,
+        patience: Patience,
         waited_ns: impl Fn() -> u64,
     ) -> Verdict {
         if due_ns >= now_ns && !called {
@@ -117,10 +127,10 @@ impl Suspicion {
         let starved = waited.saturating_sub(self.waited_ns);
         self.waited_ns = waited;
         self.stuck_ns += step_ns.saturating_sub(starved);
-        if self.stuck_ns >= limit_ns {
+        if patience.end_ns.is_some_and(|end_ns| self.stuck_ns >= end_ns) {
             return Verdict::End;
         }
-        if self.stuck_ns >= REPORT_NS && !self.reported {
+        if self.stuck_ns >= patience.report_ns && !self.reported {
             self.reported = true;
             return Verdict::Report;
         }
@@ -138,17 +148,17 @@ fn waited_ns(thread: i32) -> u64 {
 }
 
 /// Says where a suspect is, in the log. Should that get stuck itself (on a lock the suspect holds, say), the process ends.
-fn report(log: &Log, name: &str, thread: i32) {
-    stack::abort_within(LAST_WORDS_S);
+fn report(log: &Log, name: &str, thread: i32, patience: Patience) {
+    stack::abort_within(REPORT_S);
     let frames = stack::capture(thread).unwrap_or_default();
     let place = stack::names(&frames).join(" < ");
-    let event = Event::warn("stuck", format!("{name} has not moved for {} ms", REPORT_NS / 1_000_000));
+    let event = Event::warn("stuck", format!("{name} has not moved for {} ms", patience.report_ns / 1_000_000));
     log.say(event.with("thread", u64::try_from(thread).unwrap_or_default()).with("stack", place));
     stack::go_on();
 }
 
 /// Says where a stuck thread is, on standard error, and ends the process.
-fn end(name: &str, thread: i32, limit_ns: u64) -> ! {
+fn end(name: &str, thread: i32, stuck_ns: u64) -> ! {
     stack::abort_within(LAST_WORDS_S);
     let frames = stack::capture(thread);
     // First what needs no memory: the stuck thread may hold the lock of the allocator.
@@ -157,7 +167,7 @@ fn end(name: &str, thread: i32, limit_ns: u64) -> ! {
         Some(frames) => stack::names(frames).join("\n    "),
         None => "it does not answer; see /proc/PID/task/TID/stack and wchan of a thread in that state".to_owned(),
     };
-    let seconds = limit_ns / 1_000_000_000;
+    let seconds = stuck_ns / 1_000_000_000;
     stack::say(&format!(
         "ringway: {name} (thread {thread}) has been stuck for {seconds} s; ending, to be started again. It is at\n    {place}\n"
     ));
@@ -189,7 +199,7 @@ mod tests {
         for look in 1..=count {
             let now = look * STEP;
             let (due, called, waited) = see(look, now);
-            match suspicion.look(due, called, now, STEP, WORKER_NS, || waited) {
+            match suspicion.look(due, called, now, STEP, WORKER, || waited) {
                 Verdict::Fine => {}
                 verdict => told.push((look, verdict)),
             }
@@ -216,6 +226,14 @@ mod tests {
     fn one_that_recovers_starts_from_nothing() {
         let told = looks(99, |look, now| (if look < 50 { 1 } else { now + look % 2 }, false, 0));
         assert_eq!(told, [(3, Verdict::Report)]);
+    }
+
+    #[test]
+    fn a_stuck_conductor_is_reported_and_left_alone() {
+        let mut suspicion = Suspicion::default();
+        let look = |look: u64| suspicion.look(1, false, look * STEP, STEP, CONDUCTOR, || 0);
+        let told: Vec<Verdict> = (1..=2_000).map(look).filter(|&verdict| verdict != Verdict::Fine).collect();
+        assert_eq!(told, [Verdict::Report]);
     }
 
     #[test]

@@ -119,7 +119,8 @@ pub fn raise_open_files(wanted: u64) -> Result<u64, Errno> {
     Ok(goal)
 }
 
-/// Raises the limit on locked memory, against which rings are counted (io_uring_setup(2)), to at least `wanted` bytes.
+/// Raises the limit on locked memory, against which rings are counted (io_uring_setup(2)), to `wanted`
+/// bytes, or as near as it may be.
 ///
 /// # Errors
 /// What getrlimit(2) or setrlimit(2) said.
@@ -128,7 +129,10 @@ pub fn raise_locked_memory(wanted: u64) -> Result<(), Errno> {
     if soft >= wanted {
         return Ok(());
     }
-    setrlimit(Resource::RLIMIT_MEMLOCK, wanted, hard.max(wanted))
+    if wanted > hard && setrlimit(Resource::RLIMIT_MEMLOCK, wanted, wanted).is_ok() {
+        return Ok(());
+    }
+    setrlimit(Resource::RLIMIT_MEMLOCK, wanted.min(hard), hard)
 }
 
 #[cfg(test)]
