@@ -235,12 +235,13 @@ impl Shard {
         let (listener, pause_ms) = (Arc::clone(&slot.listener), slot.lengthen());
         slot.state = DoorState::Paused { until_ns: now + ms(pause_ms) };
         self.doors_paused += 1;
-        listener.ledger.tally.of(self.index).rejected[Refusal::AcceptFailed as usize].bump();
         self.mention_pause(listener, errno, pause_ms, now);
     }
 
+    /// Counts a pause that begins, and says so.
     fn mention_pause(&mut self, listener: Arc<Listener>, errno: Errno, pause_ms: u32, now: u64) {
         self.short = true;
+        listener.ledger.tally.of(self.index).rejected[Refusal::AcceptFailed as usize].bump();
         self.quiet.accept_ns =
             self.note(self.quiet.accept_ns, now, || Note::AcceptPaused { listener, errno: errno as i32, pause_ms });
     }

@@ -115,8 +115,8 @@ impl Ending {
 pub enum Refusal {
     /// `max_connections` sessions are open.
     MaxConnections,
-    /// Accept failed for want of descriptors or memory (EMFILE, ENFILE, ENOBUFS, ENOMEM); the connection waits in the
-    /// kernel's queue and the listener tries again after a pause.
+    /// Accept failed, or was not tried, for want of descriptors or memory (EMFILE, ENFILE, ENOBUFS, ENOMEM); connections
+    /// wait in the kernel's queue, and the listener tries again after a pause. Counted once a pause.
     AcceptFailed,
 }
 
