@@ -141,6 +141,7 @@ impl Kernel for Willing {
     }
     fn acknowledge(&mut self, _: Sock) {}
     fn send_promptly(&mut self, _: Sock) {}
+    fn gather(&mut self, _: Sock, _: usize) {}
     fn keep_alive(&mut self, _: Sock, _: KeepaliveOptions) {}
 }
 

@@ -52,6 +52,9 @@ pub const BUFFER: usize = 16 * 1024;
 /// Bytes one run of a pump may move before others get their turn. Not more, for the pump's own good: chasing what arrives
 /// while it writes, it would move ever smaller pieces; let it gather meanwhile.
 pub const BUDGET: usize = 1 << 18;
+/// Bytes the socket of a long stream gathers before it tells of them. The kernel lets its buffer grow to twice as much
+/// (tcp_set_rcvlowat), within `net.ipv4.tcp_rmem`.
+pub const GATHERED: usize = 1 << 20;
 /// Spills a worker keeps for reuse, [`BUFFER`] bytes each.
 pub const SPILLS_IDLE_MAX: usize = 64;
 /// Pipes a worker has at most, large and small; two descriptors each.

@@ -9,6 +9,7 @@ pub mod commons;
 mod connect;
 mod doors;
 pub mod ending;
+mod gather;
 pub mod pipes;
 mod pump;
 pub mod record;

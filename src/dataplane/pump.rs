@@ -16,6 +16,7 @@
 //!      └─ an errno from either socket ─────────────────────────────────► Fault
 //! ```
 
+use super::gather::Flow;
 use super::pipes::Pipes;
 use crate::base::limits::{BUDGET, BUFFER, SPILLS_IDLE_MAX};
 use crate::kernel::{Errno, Kernel, Pipe, Sock};
@@ -40,6 +41,8 @@ pub struct Pump {
     pub queued: bool,
     /// Bytes the receiver's socket has taken.
     pub moved: u64,
+    /// Whether it is a stream, and how its source is listened to.
+    pub flow: Flow,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -121,6 +124,11 @@ impl Pump {
     /// True while bytes wait for the receiver.
     pub fn is_blocked(&self) -> bool {
         !matches!(self.residue, Residue::None)
+    }
+
+    /// True while it carries bulk.
+    pub fn is_splicing(&self) -> bool {
+        self.mover != Mover::Copy
     }
 
     /// True once the sender has finished and every byte is delivered.

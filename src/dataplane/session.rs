@@ -101,6 +101,16 @@ pub enum Direction {
     Down,
 }
 
+impl Direction {
+    /// The way back.
+    pub fn other(self) -> Direction {
+        match self {
+            Direction::Up => Direction::Down,
+            Direction::Down => Direction::Up,
+        }
+    }
+}
+
 /// A side of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use super::commons::{Commons, Desk, Mail, Scene};
 use super::doors::DoorSlot;
 use super::ending::Ending;
+use super::gather::Visit;
 use super::pump::{Stop, Tools};
 use super::record::Note;
 use super::session::{Direction, Phase, Role, Session, Side};
@@ -60,6 +61,8 @@ pub struct Shard {
     pub(super) tools: Tools,
     /// Directions that stopped at their budget.
     runnable: VecDeque<(Key, Direction)>,
+    /// Sockets that gather, the next to be looked after first.
+    pub(super) visits: VecDeque<Visit>,
     due: Vec<u32>,
     pub(super) sessions_opened: u64,
     /// Turns through the source addresses of pools that have them.
@@ -93,6 +96,7 @@ impl Shard {
             wheel: Wheel::new(now),
             tools: Tools::default(),
             runnable: VecDeque::new(),
+            visits: VecDeque::new(),
             due: Vec::new(),
             sessions_opened: 0,
             source_turn: index,
@@ -108,7 +112,8 @@ impl Shard {
         }
         let timers = self.wheel.next_ns();
         let doors = self.next_door_ns();
-        let next = timers.into_iter().chain(doors).min()?;
+        let visits = self.visits.front().map(|visit| visit.due_ns);
+        let next = timers.into_iter().chain(doors).chain(visits).min()?;
         Some(next.saturating_sub(now).max(1))
     }
 
@@ -154,8 +159,8 @@ impl Shard {
 
     /// Acts on the timers that are due, and says how the pipes stand. Once a turn.
     pub fn expire(&mut self, now: u64, kernel: &mut impl Kernel) {
-        self.mention_pipes(now);
         self.wake_doors(now, kernel);
+        self.visit(now, kernel);
         let mut due = std::mem::take(&mut self.due);
         self.wheel.expire(now, &mut due);
         for index in due.drain(..) {
@@ -164,6 +169,7 @@ impl Shard {
             }
         }
         self.due = due;
+        self.mention_pipes(now);
     }
 
     /// Acts on a letter.
@@ -295,17 +301,14 @@ impl Shard {
         }
         if moved > 0 {
             self.account(key, direction, moved, now);
+            self.flowed(key, direction, moved, kernel);
         }
         let (source_side, sink_side) = match direction {
             Direction::Up => (Side::Client, Side::Server),
             Direction::Down => (Side::Server, Side::Client),
         };
         match stop {
-            Stop::Drained => {
-                if let Some(session) = self.sessions.of(key) {
-                    session.pump(direction).readable = false;
-                }
-            }
+            Stop::Drained => self.drained(key, direction, now, kernel),
             Stop::Full => {
                 self.watch(key, Role::write(sink_side), kernel);
             }

@@ -111,6 +111,7 @@ on_both_engines! {
     silence_ends_a_session_by_its_timer
     a_half_closed_session_has_a_timer_of_its_own
     what_a_server_said_before_its_reset_is_delivered
+    the_tail_of_a_stream_arrives
     a_reader_that_stops_holds_only_its_own_sender
 }
 
@@ -226,6 +227,30 @@ fn what_a_server_said_before_its_reset_is_delivered<E: Engine>() {
     let error = client.read_to_end(&mut got).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     assert!(!got.is_empty() && said.starts_with(&got), "{} bytes", got.len());
+}
+
+fn the_tail_of_a_stream_arrives<E: Engine>() {
+    let (backend, address) = server();
+    let bench = bench::<E>(&[address], "");
+    let mut client = bench.client();
+    let (mut conn, _) = backend.accept().unwrap();
+    // Long enough for its socket to gather, more than once; each time nothing comes after the tail.
+    for _ in 0..3 {
+        let said = pattern((8 << 20) + 100);
+        let sender = thread::spawn({
+            let (mut conn, said) = (conn.try_clone().unwrap(), said.clone());
+            move || conn.write_all(&said).unwrap()
+        });
+        let mut heard = vec![0; said.len()];
+        client.read_exact(&mut heard).unwrap();
+        assert!(heard == said, "other bytes");
+        sender.join().unwrap();
+        // The stream has paused: a question and its answer go through at once.
+        client.write_all(b"?").unwrap();
+        conn.read_exact(&mut [0]).unwrap();
+        conn.write_all(b"!").unwrap();
+        client.read_exact(&mut [0]).unwrap();
+    }
 }
 
 fn a_reader_that_stops_holds_only_its_own_sender<E: Engine>() {

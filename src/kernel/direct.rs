@@ -85,6 +85,10 @@ macro_rules! immediate_calls {
             let _ = $crate::sys::bytes::set(sock.0, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
         }
 
+        fn gather(&mut self, sock: $crate::kernel::Sock, bytes: usize) {
+            $crate::kernel::direct::gather(sock, bytes);
+        }
+
         fn keep_alive(&mut self, sock: $crate::kernel::Sock, options: $crate::kernel::KeepaliveOptions) {
             $crate::kernel::direct::keep_alive(sock, options);
         }
@@ -104,6 +108,17 @@ pub(super) fn stream_socket(target: &SockAddr, options: ConnectOptions) -> Resul
     let prepared = bytes::set(fd, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 0)
         .and_then(|()| options.source.map_or(Ok(()), |source| bytes::bind_source(fd, source)));
     prepared.map(|()| fd).inspect_err(|_| bytes::close(fd))
+}
+
+/// Sets how many bytes must wait before a socket tells of them.
+pub(super) fn gather(sock: Sock, bytes: usize) {
+    // A socket that will not gather tells of every byte: dearer, not wrong.
+    let _ = bytes::set(
+        sock.0,
+        libc::SOL_SOCKET,
+        libc::SO_RCVLOWAT,
+        libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX),
+    );
 }
 
 /// Sets keepalive and user timeout.

@@ -242,6 +242,10 @@ pub trait Kernel: Bell {
     /// Sends small messages at once from now on (`TCP_NODELAY`, tcp(7)), and whatever waits already. Until then only a
     /// message that follows unacknowledged ones would wait.
     fn send_promptly(&mut self, sock: Sock);
+    /// Tells of something to read only once `bytes` wait, or the end does, or the window is full (`SO_RCVLOWAT`, socket(7);
+    /// tcp_poll takes it to heart since Linux 4.18); 1 is the default. Reading is not hindered. If enough waits already there
+    /// is an edge at once. No effect on a unix socket.
+    fn gather(&mut self, sock: Sock, bytes: usize);
     /// Sets keepalive and user timeout. Does nothing on a unix socket.
     fn keep_alive(&mut self, sock: Sock, options: KeepaliveOptions);
 }

@@ -445,6 +445,12 @@ impl Play {
         self.ground.say(far, bytes);
     }
 
+    /// Asks a socket to tell of bytes only when this many wait.
+    pub fn gather(&mut self, sock: Sock, bytes: usize) {
+        self.note(format!("gather {bytes}"));
+        self.call(|kernel| kernel.gather(sock, bytes));
+    }
+
     /// The far end reads `bytes`, after which its stream should be `Open` or at an end.
     pub fn far_hears(&mut self, far: Far, bytes: usize, then: Heard) {
         let (got, heard) = self.ground.hear(far, bytes, then != Heard::Open);

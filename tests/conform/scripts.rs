@@ -10,8 +10,9 @@ const MUCH: usize = 200_000;
 /// What pipe2(2) gives.
 const PIPE: usize = 1 << 16;
 
-pub const ALL: [Script; 20] = [
+pub const ALL: [Script; 21] = [
     ("bytes there and back", bytes),
+    ("bytes are gathered", gathered),
     ("an end behind data", end_behind_data),
     ("a half-closed client is answered", half_closed_by_the_far_end),
     ("we finish first", half_closed_by_us),
@@ -45,6 +46,30 @@ fn bytes(play: &mut Play) {
     let _ = play.send(sock, 3000);
     play.far_hears(far, 3000, Heard::Open);
     play.tell();
+}
+
+fn gathered(play: &mut Play) {
+    let (far, sock) = play.client();
+    play.watch(sock, Interest::Readable, "client");
+    play.tell();
+    play.gather(sock, 5000);
+    play.far_says(far, 3000);
+    play.tell();
+    play.far_says(far, 3000);
+    play.tell();
+    let _ = play.recv(sock, 4000);
+    play.far_says(far, 100);
+    play.tell();
+    play.gather(sock, 1);
+    play.tell();
+    let _ = play.recv(sock, 4000);
+    play.far_says(far, 100);
+    play.tell();
+    play.gather(sock, 5000);
+    play.far_finishes(far);
+    play.tell();
+    let _ = play.recv(sock, 4000);
+    let _ = play.recv(sock, 4000);
 }
 
 fn end_behind_data(play: &mut Play) {

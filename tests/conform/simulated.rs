@@ -8,7 +8,7 @@ use crate::faults::Faults;
 use crate::kernel::{SimBell, SimKernel};
 use crate::play::{Far, Ground, Heard, Target};
 use crate::rng::Rng;
-use crate::world::{Errand, SimDoor, Trace, Wake, World};
+use crate::world::{Errand, SimDoor, Trace, World};
 
 /// Room in the buffers of each socket, in bytes.
 const ROOM: u64 = 300_000;
@@ -110,7 +110,7 @@ impl Ground for Simulation {
         let sock = &mut self.world.socks[far.0];
         sock.arrived += bytes as u64;
         assert!(sock.unread() <= sock.room_in, "a far end says more than there is room for");
-        self.world.wake(far.0, Wake::Data);
+        self.world.tell_of_data(far.0);
     }
 
     fn hear(&mut self, far: Far, _: usize, _: bool) -> (usize, Heard) {

@@ -145,6 +145,7 @@ impl World {
         match taken {
             Ok(taken) => {
                 self.socks[from].read += taken;
+                self.socks[from].untold_since = None;
                 self.last_read = Some(from);
                 note!(self, "  ← {taken} bytes out of socket {from}");
                 self.poke(from);
@@ -175,6 +176,7 @@ impl Kernel for SimKernel<'_> {
         if world.rng.chance(world.faults.connect_at_once) {
             let errno = world.dice.one_of(&CONNECT_AT_ONCE);
             note!(world, "  connect to {address}: {errno:?}");
+            world.lanes[self.lane].shortage_ns = world.now;
             world.connect_failed_at_once(self.lane, token, errno);
             return Err(errno);
         }
@@ -293,6 +295,7 @@ impl Kernel for SimKernel<'_> {
         let world = &mut *self.world;
         if world.rng.chance(world.faults.pipe_refused) {
             world.see("no pipe is to be had");
+            world.lanes[self.lane].shortage_ns = world.now;
             return Err(world.dice.one_of(&[Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM]));
         }
         let size = if world.rng.chance(world.faults.pipe_tiny) { world.rng.one_of(&[4096, 65536]) } else { size };
@@ -348,6 +351,16 @@ impl Kernel for SimKernel<'_> {
     fn acknowledge(&mut self, _: Sock) {}
 
     fn send_promptly(&mut self, _: Sock) {}
+
+    fn gather(&mut self, sock: Sock, bytes: usize) {
+        let id = self.world.open_sock(sock, "gather");
+        note!(self.world, "  socket {id} gathers {bytes}");
+        let sock = &mut self.world.socks[id];
+        sock.gathers = bytes as u64;
+        if sock.has_gathered() && !sock.dead {
+            self.world.wake(id, Wake::Data);
+        }
+    }
 
     fn keep_alive(&mut self, sock: Sock, _: KeepaliveOptions) {
         self.world.open_sock(sock, "keep_alive");

@@ -12,11 +12,13 @@ use ringway::kernel::{Close, Errno, Sock, Token};
 
 use crate::flight::{FlightKey, Kind};
 use crate::scene::PoolTerms;
-use crate::socket::{Far, Hold};
+use crate::socket::{Far, Hold, Socket};
 use crate::world::{World, note};
 
 /// A timer may be this late: a tick of the wheel, and the rounding to it.
 const TICK_NS: u64 = 4_000_001;
+/// Longest that bytes of a stream may wait untold: two visits, and some.
+const GATHER_NS: u64 = 2_500_000;
 
 /// The lower bits of a session's tokens name its slot and its tenant; the upper ones say what the request is for.
 const NAME: u64 = (1 << 56) - 1;
@@ -356,7 +358,7 @@ impl World {
             let held = from.read - to.taken;
             let stuck = if held > 0 {
                 to.is_writable().then_some("is held, and the receiver has room")
-            } else if from.is_readable() {
+            } else if from.is_readable() && !self.is_gathering(from) {
                 Some("can be read")
             } else if from.end_read && !to.fin_sent {
                 Some("has ended, and the receiver is not told")
@@ -368,6 +370,12 @@ impl World {
                 panic!("session {number}, {way}: what {stuck} is forgotten ({held} held, {unread} unread)");
             }
         }
+    }
+
+    /// What it has is below what it was asked to tell of, and has not waited for long: a timer will fetch it.
+    fn is_gathering(&self, sock: &Socket) -> bool {
+        let silent = !sock.has_gathered() && !sock.fin_arrived && !sock.dead;
+        silent && sock.untold_since.is_some_and(|since| self.now <= since + GATHER_NS + 2 * self.faults.sluggish_ns)
     }
 
     /// One record at each end, and it tells the truth.

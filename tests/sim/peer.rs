@@ -265,7 +265,18 @@ impl World {
         sock.room_in += sock.room_in / 16 + 1;
         sock.peer.chunk_out += sock.peer.chunk_out / 16 + 1;
         note!(self, "peer of {id} sends {chunk}");
-        self.wake(id, Wake::Data);
+        self.tell_of_data(id);
+    }
+
+    /// Bytes have arrived.
+    pub fn tell_of_data(&mut self, id: usize) {
+        if self.socks[id].has_gathered() {
+            self.socks[id].untold_since = None;
+            self.wake(id, Wake::Data);
+        } else {
+            self.socks[id].untold_since.get_or_insert(self.now);
+            self.see("bytes arrive and are not told of");
+        }
     }
 
     /// A server that says something before its client does, who has something to say.

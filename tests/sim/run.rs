@@ -408,7 +408,8 @@ impl Run {
         for (lane, _) in self.workers.iter().enumerate().filter(|(_, worker)| !worker.gone && !worker.leaving) {
             for (number, _) in self.world.doors.iter().enumerate().filter(|(_, door)| door.open) {
                 let Some(last) = self.world.lanes[lane].accepts_ns.get(&number) else { continue };
-                let idle = self.world.now - last;
+                // Without descriptors a door rests, whatever it last did.
+                let idle = self.world.now - self.world.lanes[lane].shortage_ns.max(*last);
                 let rests = self.world.lanes[lane].accepts_at(number) || idle <= PAUSE_MAX_NS + slack;
                 assert!(rests, "worker {lane} does not accept at door {number} any more");
             }

@@ -50,6 +50,10 @@ pub struct Socket {
     pub arrived: u64,
     pub read: u64,
     pub room_in: u64,
+    /// It tells of bytes only when this many wait (`SO_RCVLOWAT`).
+    pub gathers: u64,
+    /// When the first of the bytes arrived that wait and were not told of.
+    pub untold_since: Option<u64>,
     /// The peer's FIN has come (`SOCK_DONE`).
     pub fin_arrived: bool,
     /// recv has said 0.
@@ -88,6 +92,8 @@ impl Socket {
             arrived: 0,
             read: 0,
             room_in: room.0,
+            gathers: 1,
+            untold_since: None,
             fin_arrived: false,
             end_read: false,
             taken: 0,
@@ -128,12 +134,17 @@ impl Socket {
         self.unread() > 0 || ((self.fin_arrived || self.dead) && !self.end_read)
     }
 
+    /// Enough waits to be told of: what was asked for, or a full window (`tcp_epollin_ready`).
+    pub fn has_gathered(&self) -> bool {
+        self.unread() > 0 && self.unread() >= self.gathers.min(self.room_in)
+    }
+
     /// What poll(2) says to a watch (`tcp_poll`).
     pub fn level(&self, interest: Interest) -> Readiness {
         let hung_up = self.dead || (self.fin_arrived && self.fin_sent);
         match interest {
             Interest::Readable => Readiness {
-                readable: self.unread() > 0 || self.fin_arrived || self.dead,
+                readable: self.has_gathered() || self.fin_arrived || self.dead,
                 writable: false,
                 ended: self.fin_arrived || hung_up,
                 broken: self.error.is_some(),
