@@ -82,6 +82,7 @@ impl Shard {
             self.free_if_quiet(key);
             return;
         };
+        let result = result.and_then(|()| truly_connected(session, kernel));
         if let Err(errno) = result {
             let result = if late { ConnectResult::Timeout } else { classify(errno) };
             if let Some(sock) = session.server.take() {
@@ -260,6 +261,28 @@ impl Shard {
         self.random ^= self.random << 17;
         let length = ms(terms.lifetime_ms);
         now + length - self.random % (length / 10).max(1)
+    }
+}
+
+/// Makes sure of a connect that went well. An ICMP error that arrives while the kernel holds the socket's lock makes it
+/// pollable before the error is in place, and io_uring then reports success for a socket that is still in SYN-SENT
+/// (`io_connect` after `tcp_v4_err`; seen on Linux 6.18 with servers behind a veth).
+///
+/// The peer's address tells, not `SO_ERROR`, which asking clears: a server that has accepted, spoken and reset by now is
+/// no failed connect. Such a socket has no peer either, but its error is another.
+fn truly_connected(session: &mut Session, kernel: &mut impl Kernel) -> Result<(), Errno> {
+    let Some(sock) = session.server else { return Ok(()) };
+    let unix = session.chosen().is_some_and(|server| server.sockaddr.is_unix());
+    if unix || kernel.peer(sock).is_some() {
+        return Ok(());
+    }
+    match kernel.error(sock) {
+        None => Ok(()),
+        Some(errno @ (Errno::ECONNRESET | Errno::EPIPE)) => {
+            session.life.doomed = Some((Ending::ServerReset, errno as i32));
+            Ok(())
+        }
+        Some(errno) => Err(errno),
     }
 }
 

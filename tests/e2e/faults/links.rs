@@ -1,34 +1,71 @@
 //! Links that lose, delay or refuse.
 
+use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use crate::harness::facts::{PATIENCE, await_that, cpu_of};
+use super::{FRONT, say};
+use crate::harness::facts::{PATIENCE, await_that, cpu_of, status_of};
 use crate::harness::ground::Ground;
 use crate::harness::invariants::Baseline;
 use crate::harness::network::{Network, on_a_network};
 use crate::harness::noise::both_ways;
-use crate::harness::peers::{connect, end_of, exchange, reset, try_connect};
-use crate::harness::ringway::{Ringway, one_pool};
-
-/// Where ringway listens in these tests.
-const FRONT: u16 = 8000;
-
-/// Gives back what it gets.
-fn echo(mut stream: TcpStream) {
-    let mut bytes = [0; 4096];
-    while let Ok(got @ 1..) = stream.read(&mut bytes) {
-        if stream.write_all(&bytes[..got]).is_err() {
-            return;
-        }
-    }
-}
+use crate::harness::peers::{ask, connect, echo, end_of, exchange, reset, try_connect};
+use crate::harness::ringway::{Ringway, listener, one_pool, pool};
 
 /// Sockets of the balancer towards a host that are not closed.
 fn sockets_towards(net: &Network, host: SocketAddr) -> String {
     net.balancer.command("ss", &format!("-Htano dst {host}")).trim().to_owned()
+}
+
+/// The way to one server is a hundred times too narrow: its client is held back, at no cost in memory or time, and whoever
+/// goes to another server does not notice.
+#[test]
+fn t04_slow_server_link() {
+    on_a_network(|net| {
+        let ground = Ground::new();
+        let sink = net.one.serve(80, |mut stream| while stream.read(&mut [0; 65_536]).is_ok_and(|got| got > 0) {});
+        let other = net.two.serve(80, echo);
+        let (front, quick) = (net.balancer.port(FRONT), net.balancer.port(FRONT + 1));
+        let config = one_pool(front, &[sink.address()], "")
+            + &listener("quick", &quick.to_string(), "quick")
+            + &pool("quick", &[format!("{{ name = \"q\", address = \"{}\" }}", other.address())], "");
+        let mut ringway = Ringway::start(&ground, &config);
+        let baseline = Baseline::of(&ringway);
+        let memory = status_of(ringway.pid(), "RssAnon");
+        net.slow_towards(&net.one, "rate 256kbit burst 4kb latency 400ms");
+
+        let mut client = net.client.connect(front);
+        client.set_write_timeout(Some(Duration::from_secs(1))).expect("a socket");
+        let (mut sent, most) = (0, 256 << 20);
+        while sent < most {
+            match client.write(&[7; 65_536]) {
+                Ok(taken) => sent += taken,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => panic!("after {sent} bytes: {error}"),
+            }
+        }
+        assert!(sent < most, "nobody held the client back");
+
+        let (began, before) = (Instant::now(), cpu_of(ringway.pid()));
+        let mut visitor = net.client.connect(quick);
+        while began.elapsed() < Duration::from_secs(2) {
+            let asked = Instant::now();
+            exchange(&mut visitor, b"unaffected").expect("an echo");
+            assert!(asked.elapsed() < Duration::from_secs(1), "{:?} for an echo beside it", asked.elapsed());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let (spent, length) = (cpu_of(ringway.pid()) - before, began.elapsed());
+        assert!(spent < length / 4, "{spent:?} of CPU time in {length:?}");
+        let grown = status_of(ringway.pid(), "RssAnon").saturating_sub(memory);
+        assert!(grown < 5 * 1024, "{grown} KiB for one session that waits");
+        reset(client);
+        drop(visitor);
+        baseline.holds_again(&mut ringway);
+    });
 }
 
 /// A server that is no longer reached in the middle of a session: bytes under way to it are given up after
@@ -70,6 +107,96 @@ fn t10_established_black_hole() {
     });
 }
 
+/// A host that does not answer at all costs one `connect_timeout` an attempt, never more attempts than are allowed, and
+/// leaves no half-open connection.
+#[test]
+fn t11_syn_black_hole() {
+    on_a_network(|net| {
+        let ground = Ground::new();
+        let alive = net.two.serve(80, say("alive"));
+        let (front, dead) = (net.balancer.port(FRONT), net.balancer.port(FRONT + 1));
+        let entries =
+            |ports: [u16; 3]| ports.map(|n| format!("{{ name = \"d{n}\", address = \"{}\" }}", net.one.port(n)));
+        let lines = "connect_timeout = \"300ms\"\nconnect_attempts = 2";
+        let config = one_pool(front, &[net.one.port(80), alive.address()], lines)
+            + &listener("dead", &dead.to_string(), "dead")
+            + &pool("dead", &entries([80, 81, 82]), lines);
+        let mut ringway = Ringway::start(&ground, &config);
+        let baseline = Baseline::of(&ringway);
+        net.one.filter("ip saddr 10.77.2.1 tcp flags & (syn | ack) == syn counter drop");
+
+        for _ in 0..4 {
+            assert_eq!(net.client.inside(|| ask(front)), "alive");
+        }
+        let timeouts = ringway.metric("ringway_server_connects_total", &[("server", "s0"), ("result", "timeout")]);
+        assert!(timeouts >= 2.0, "{timeouts}");
+        assert_eq!(ringway.metric("ringway_retries_total", &[("pool", "pool")]), timeouts);
+
+        assert_eq!(net.client.inside(|| ask(dead)), "reset");
+        let record = ringway.record("connect_timeout");
+        assert_eq!((&record["code"], &record["attempts"]), (&"sC".into(), &2.into()), "{record}");
+        let total_ms = record["total_ms"].as_u64().expect("a number");
+        assert!((600..5_000).contains(&total_ms), "{total_ms} ms for two attempts of 300 ms");
+        assert!(net.one.counted() as f64 >= timeouts + 2.0, "the filter met every attempt");
+        await_that("no SYN that is sent again", || sockets_towards(net, net.one.port(80)).is_empty());
+
+        net.one.let_all_in();
+        baseline.holds_again(&mut ringway);
+    });
+}
+
+/// Refusals of every kind a host, a router or a routing table can give: each is one failed attempt, another server
+/// serves, and the client learns nothing of it.
+#[test]
+fn t12_refused_and_unreachable() {
+    on_a_network(|net| {
+        let ground = Ground::new();
+        let (one, two) = (net.one.serve(80, say("one")), net.two.serve(80, say("two")));
+        let front = net.balancer.port(FRONT);
+        let mut ringway = Ringway::start(&ground, &one_pool(front, &[one.address(), two.address()], ""));
+        let baseline = Baseline::of(&ringway);
+        // The kernel gives one ICMP error a second by default.
+        net.one.set("icmp_ratelimit", "0");
+        let filters = [
+            ("reject with tcp reset", "refused"),
+            ("reject with icmp port-unreachable", "refused"),
+            ("reject with icmp host-unreachable", "unreachable"),
+            ("reject with icmp net-unreachable", "unreachable"),
+            ("reject with icmp admin-prohibited", "unreachable"),
+        ];
+        let routes = ["prohibit", "unreachable", "blackhole"];
+        let failed =
+            |result: &str| ringway.metric("ringway_server_connects_total", &[("server", "s0"), ("result", result)]);
+        let passes_over = |why: &str, result: &str| {
+            let (before, spent, began) = (failed(result), cpu_of(ringway.pid()), Instant::now());
+            for _ in 0..6 {
+                assert_eq!(net.client.inside(|| ask(front)), "two", "{why}");
+            }
+            assert!(failed(result) >= before + 2.0, "{why}: {} {result}, {before} before", failed(result));
+            let (spent, length) = (cpu_of(ringway.pid()) - spent, began.elapsed().max(Duration::from_millis(500)));
+            assert!(spent < length / 4, "{why}: {spent:?} of CPU time in {length:?}");
+        };
+        for (how, result) in filters {
+            net.one.filter(&format!("ip saddr 10.77.2.1 meta l4proto tcp {how}"));
+            passes_over(how, result);
+            net.one.let_all_in();
+        }
+        for kind in routes {
+            net.balancer.command("ip", &format!("route add {kind} {}", one.address().ip()));
+            passes_over(kind, "unreachable");
+            net.balancer.command("ip", &format!("route del {kind} {}", one.address().ip()));
+        }
+        let metrics = ringway.metrics();
+        let failures = ["refused", "unreachable"].map(failed).iter().sum::<f64>();
+        assert_eq!(metrics.sum("ringway_retries_total", &[]), failures, "each tried again once");
+        assert_eq!(metrics.sum("ringway_sessions_ended_total", &[("reason", "done")]), 6.0 * 8.0);
+        // All is well again, and nothing is held against the server.
+        let names: Vec<String> = (0..4).map(|_| net.client.inside(|| ask(front))).collect();
+        assert_eq!(names.iter().filter(|name| *name == "one").count(), 2, "{names:?}");
+        baseline.holds_again(&mut ringway);
+    });
+}
+
 /// Fewer ports to connect from than clients: those that find none are told so at once, at no cost, and when ports are
 /// free again there is no trace of it.
 #[test]
@@ -103,6 +230,54 @@ fn t13_ephemeral_ports_gone() {
             exchange(client, b"x").expect("a port is free again");
         }
         clients.into_iter().for_each(reset);
+        baseline.holds_again(&mut ringway);
+    });
+}
+
+/// A server that comes and goes every 300 ms: no client notices, each is tried no more often than allowed, and the log
+/// does not tell of every time.
+#[test]
+fn t35_flapping_server() {
+    on_a_network(|net| {
+        let ground = Ground::new();
+        let (one, two) = (net.one.serve(80, say("one")), net.two.serve(80, say("two")));
+        let front = net.balancer.port(FRONT);
+        let lines = "connect_attempts = 2\nconnect_timeout = \"100ms\"";
+        let mut ringway = Ringway::start(&ground, &one_pool(front, &[one.address(), two.address()], lines));
+        let baseline = Baseline::of(&ringway);
+        let told = ringway.events().len();
+
+        let flapping = AtomicBool::new(true);
+        let asking = || {
+            let mut names = BTreeMap::new();
+            while flapping.load(Ordering::SeqCst) {
+                *names.entry(ask(front)).or_insert(0) += 1;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            names
+        };
+        let answers: Vec<BTreeMap<String, u32>> = std::thread::scope(|scope| {
+            let clients: Vec<_> = (0..2).map(|_| scope.spawn(|| net.client.inside(asking))).collect();
+            for how in ["reject with tcp reset", "drop"].iter().cycle().take(6) {
+                std::thread::sleep(Duration::from_millis(300));
+                // Only newcomers: a session that is cut is another fault.
+                net.one.filter(&format!("ip saddr 10.77.2.1 tcp flags & (syn | ack) == syn {how}"));
+                std::thread::sleep(Duration::from_millis(300));
+                net.one.let_all_in();
+            }
+            flapping.store(false, Ordering::SeqCst);
+            clients.into_iter().map(|client| client.join().expect("no panic")).collect()
+        });
+        for names in &answers {
+            assert_eq!(names.keys().collect::<Vec<_>>(), ["one", "two"], "{answers:?}");
+        }
+        let metrics = ringway.metrics();
+        let sessions = metrics.sum("ringway_listener_accepted_total", &[]);
+        let retries = metrics.sum("ringway_retries_total", &[]);
+        assert!((1.0..=sessions).contains(&retries), "{retries} retries of {sessions} sessions");
+        assert_eq!(metrics.sum("ringway_sessions_ended_total", &[("reason", "done")]), sessions);
+        let told = ringway.events().len() - told;
+        assert!(told <= 12, "{told} lines of log beside the records");
         baseline.holds_again(&mut ringway);
     });
 }

@@ -6,15 +6,35 @@ use std::net::{Shutdown, TcpStream};
 
 use super::peers::patient;
 
+/// A sequence of random numbers that is the same each time: xorshift64 (Marsaglia 2003).
+pub struct Dice(u64);
+
+impl Dice {
+    /// The sequence that belongs to `seed`.
+    pub fn new(seed: u64) -> Self {
+        Self((seed ^ 0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// The next number.
+    pub fn roll(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// The next number below `limit`.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.roll() % limit
+    }
+}
+
 /// Sends `bytes` of noise that depends on `seed` and never repeats within a run; its hash.
 pub fn send_noise(stream: &mut TcpStream, seed: u64, bytes: u64) -> io::Result<u64> {
     let mut block = vec![0_u8; 256 * 1024];
-    let mut state = seed | 1;
+    let mut dice = Dice::new(seed);
     for word in block.chunks_exact_mut(8) {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        word.copy_from_slice(&state.to_le_bytes());
+        word.copy_from_slice(&dice.roll().to_le_bytes());
     }
     let mut hash = DefaultHasher::new();
     let (mut left, mut number) = (bytes, 0_u64);

@@ -91,7 +91,8 @@ impl Drop for Server {
     }
 }
 
-fn echo(mut stream: TcpStream) {
+/// Gives back what it gets, to its end.
+pub fn echo(mut stream: TcpStream) {
     let Ok(mut out) = stream.try_clone() else {
         return;
     };
