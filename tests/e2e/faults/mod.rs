@@ -5,6 +5,7 @@
 use std::io::Write;
 use std::net::TcpStream;
 
+mod bytes;
 mod links;
 mod own;
 mod resources;
