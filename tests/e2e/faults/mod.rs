@@ -6,6 +6,7 @@ use std::io::Write;
 use std::net::TcpStream;
 
 mod bytes;
+mod crowds;
 mod links;
 mod own;
 mod resources;

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tempfile::TempDir;
 
 /// Directory and address of one test.
@@ -76,6 +77,16 @@ pub fn in_own_network<T: Send>(body: impl FnOnce() -> T + Send) -> T {
 /// Fails, rather than skips, a test that cannot run as anybody else.
 pub fn need_root() {
     assert!(nix::unistd::geteuid().is_root(), "this test needs root: sudo ./scripts/test e2e");
+}
+
+/// Lets this process, which is both the clients and the servers of a test, have as many descriptors as a crowd needs.
+pub fn many_descriptors() {
+    need_root();
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    let wanted = hard.max(16_384);
+    if soft < wanted {
+        setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted).expect("root may raise it");
+    }
 }
 
 /// Fails a test whose tool is not installed.

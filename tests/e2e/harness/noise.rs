@@ -30,7 +30,7 @@ impl Dice {
 }
 
 /// Sends `bytes` of noise that depends on `seed` and never repeats within a run; its hash.
-pub fn send_noise(stream: &mut TcpStream, seed: u64, bytes: u64) -> io::Result<u64> {
+pub fn send_noise(stream: &mut impl Write, seed: u64, bytes: u64) -> io::Result<u64> {
     let mut block = vec![0_u8; 256 * 1024];
     let mut dice = Dice::new(seed);
     for word in block.chunks_exact_mut(8) {
@@ -51,7 +51,7 @@ pub fn send_noise(stream: &mut TcpStream, seed: u64, bytes: u64) -> io::Result<u
 }
 
 /// The same hash of so many bytes that arrive. Hashes in pieces as they were sent.
-pub fn read_noise(stream: &mut TcpStream, bytes: u64) -> io::Result<u64> {
+pub fn read_noise(stream: &mut impl Read, bytes: u64) -> io::Result<u64> {
     let mut block = vec![0_u8; 256 * 1024];
     let mut hash = DefaultHasher::new();
     let (mut left, mut number) = (bytes, 0_u64);

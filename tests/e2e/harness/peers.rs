@@ -34,7 +34,7 @@ impl Server {
 
     /// The same at a given address.
     pub fn at(address: SocketAddr, script: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind(address).unwrap_or_else(|error| panic!("{address}: {error}"));
+        let listener = listen(address).unwrap_or_else(|error| panic!("{address}: {error}"));
         let door = listener.try_clone().expect("a second handle");
         let closing = Arc::new(AtomicBool::new(false));
         let script = Arc::new(script);
@@ -89,6 +89,16 @@ impl Drop for Server {
             let _ = accepting.join();
         }
     }
+}
+
+/// A listening socket with a queue for a crowd. (The standard library's holds 128; a client that finds it full is connected
+/// as far as it knows, and a server that speaks first does so seconds later.)
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(4096)?;
+    Ok(socket.into())
 }
 
 /// Gives back what it gets, to its end.
