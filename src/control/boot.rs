@@ -17,7 +17,7 @@ use crate::sys::{affinity, listen};
 use super::admin::AdminSockets;
 use super::ceiling::Ceiling;
 use super::conductor::Habits;
-use super::doors::{Doorman, Placed, pair};
+use super::doors::{Doorman, Placed, mention_absent, pair};
 use super::engine::{self, Chosen, Runtime};
 use super::failure::Failure;
 use super::fleet::{Crew, Fleet};
@@ -159,6 +159,7 @@ fn announce(log: &Log, commons: &Commons, engine: &Chosen, plan: &Plan) {
         let event = Event::info("listening", format!("listening on {}", door.address));
         log.say(event.with("listener", &*listener.name).with("address", door.address.to_string()));
     }
+    mention_absent(log, commons.scene.load().doors.iter());
     let max = u64::from(commons.max_connections.load(std::sync::atomic::Ordering::Relaxed));
     log.say(
         Event::info("started", format!("ringway {} is ready", env!("CARGO_PKG_VERSION")))

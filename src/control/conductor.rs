@@ -22,6 +22,7 @@ use crate::observe::writer::{Log, LogThread, Style};
 
 use super::admin::{self, AdminSockets, Board, COMMANDS_MAX, Command, Reply};
 use super::boot::{Booted, boot};
+use super::doors::mention_absent;
 use super::engine::Runtime;
 use super::failure::Failure;
 use super::fleet::{Fleet, Word};
@@ -286,6 +287,8 @@ impl Conductor {
         let plan = Arc::clone(&scene.plan);
         let old = panel.commons.scene.load_full();
         panel.commons.max_connections.store(max_connections, std::sync::atomic::Ordering::Relaxed);
+        let known = |id| old.doors.iter().any(|(door, _)| door.id == id);
+        mention_absent(&self.log, scene.doors.iter().filter(|(door, _)| !known(door.id)));
         self.fleet.publish(scene);
         self.workshop.doorman.forget(pairing.closed.iter());
         let closed = pairing.closed.iter().map(Arc::downgrade).collect();

@@ -10,7 +10,9 @@ use std::sync::{Arc, Weak};
 
 use crate::config::plan::{Address, Listener, Plan, Terms};
 use crate::dataplane::commons::Door;
-use crate::sys::listen::{self, Heritage, ListenError, Neighbours};
+use crate::observe::event::Event;
+use crate::observe::writer::Log;
+use crate::sys::listen::{self, Heritage, ListenError, Neighbours, Presence};
 
 use super::failure::Failure;
 
@@ -51,6 +53,19 @@ pub(super) fn pair(plan: &Plan, open: &[Placed]) -> Pairing {
 /// What connections accepted under `terms` inherit.
 pub(super) fn heritage(terms: &Terms) -> Heritage {
     Heritage { user_timeout_ms: terms.user_timeout_ms }
+}
+
+/// Says which of these doors are on addresses that are not on this machine: meant, or a slip of the pen.
+pub(super) fn mention_absent<'d>(log: &Log, doors: impl Iterator<Item = &'d Placed>) {
+    for (door, listener) in doors {
+        if let Address::Inet(address) = door.address
+            && !listen::is_present(address.ip())
+        {
+            let message = format!("{address} is not on this machine (yet): clients reach it once somebody adds it");
+            let event = Event::warn("address_absent", message);
+            log.say(event.with("listener", &*listener.name).with("address", address.to_string()));
+        }
+    }
 }
 
 /// Makes doors and forgets them.
@@ -106,7 +121,7 @@ impl Doorman {
                 let closing = self.closing.iter().filter_map(Weak::upgrade).any(|door| overlaps(&door.address));
                 let ours = closing || open.iter().chain(opened).any(|(door, _)| overlaps(&door.address));
                 let neighbours = if ours { Neighbours::Ours } else { Neighbours::Refuse };
-                listen::tcp(*inet, self.workers, heritage(&listener.pool.terms), neighbours)?
+                listen::tcp(*inet, self.workers, heritage(&listener.pool.terms), neighbours, Presence::Later)?
             }
             Address::Unix(path) => {
                 let sockets = listen::unix(path, self.workers, listen::UNIX_MODE)?;

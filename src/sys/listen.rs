@@ -2,25 +2,32 @@
 //!
 //! TCP: one socket a worker on the same address (`SO_REUSEPORT`), so that the kernel spreads connections and no worker
 //! waits for another. The price of that option is that a second daemon of the same user could join in unnoticed and take
-//! half of the connections; so a *plain* bind comes first, which fails if anybody listens there.
+//! half of the connections; so the first socket is a *claim*: it listens without that option, which only one process can
+//! do, and is opened to the others afterwards.
 //!
 //! Options that accepted connections shall have are set on the listening socket: they inherit them (tcp(7)), so no accept
 //! pays a system call for them.
 
+use std::fs::File;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use crate::base::limits::BACKLOG;
 
 /// Mode of a unix socket that clients connect to: its owner and its group may.
 pub const UNIX_MODE: u32 = 0o660;
+
+/// Tries to get the lock on a directory, and the time between them.
+const LOCK_TRIES: u32 = 100;
+const LOCK_RETRY: Duration = Duration::from_millis(5);
 
 /// Options that connections inherit from the socket they were accepted from (tcp(7)). Keepalive is not among them: it
 /// arms a timer for each connection, so a session gets it once it has lived a while.
@@ -37,6 +44,15 @@ pub enum Neighbours {
     Refuse,
     /// Our own sockets hold an address that overlaps (`0.0.0.0:80` and `10.0.0.1:80`), so a plain bind would fail.
     Ours,
+}
+
+/// Whether the address has to be on this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// Now.
+    Now,
+    /// Some day (`IP_FREEBIND`, ip(7)): an address that wanders between machines is brought by somebody else, later.
+    Later,
 }
 
 /// Why an address cannot be listened on.
@@ -96,31 +112,40 @@ pub fn tcp(
     count: usize,
     heritage: Heritage,
     neighbours: Neighbours,
+    presence: Presence,
 ) -> Result<Vec<OwnedFd>, ListenError> {
-    if neighbours == Neighbours::Refuse {
-        // Bound, not listening: it cannot take a connection away from anybody, and is gone at the end of the statement.
-        drop(bound(address, false)?);
-    }
-    // All are bound before the first listens: a socket that joins a group later would take over a part of the
-    // connections whose handshake is under way.
+    let listen = |socket: &Socket| socket.listen(BACKLOG.into()).map_err(|cause| from_bind("listen", cause));
     let mut sockets = Vec::with_capacity(count);
-    for _ in 0..count {
-        let socket = bound(address, true)?;
+    if neighbours == Neighbours::Refuse {
+        // Bound is not enough: two sockets with `SO_REUSEADDR` may be bound to one address, but only one may listen.
+        let claim = bound(address, false, presence)?;
+        bequeath(SockRef::from(&claim), heritage)?;
+        listen(&claim)?;
+        claim.set_reuse_port(true).map_err(|cause| ListenError::Other { call: "SO_REUSEPORT", cause })?;
+        sockets.push(claim);
+    }
+    let claims = sockets.len();
+    // The others are bound before the first of them listens: as few connections as can be meet a group that still grows.
+    // (Those whose handshake is under way stay with the socket they began with.)
+    for _ in claims..count {
+        let socket = bound(address, true, presence)?;
         bequeath(SockRef::from(&socket), heritage)?;
         sockets.push(socket);
     }
-    for socket in &sockets {
-        socket.listen(BACKLOG.into()).map_err(|cause| from_bind("listen", cause))?;
-    }
+    sockets[claims..].iter().try_for_each(listen)?;
     Ok(sockets.into_iter().map(OwnedFd::from).collect())
 }
 
-fn bound(address: SocketAddr, shared: bool) -> Result<Socket, ListenError> {
+fn bound(address: SocketAddr, shared: bool, presence: Presence) -> Result<Socket, ListenError> {
     let other = |call| move |cause| ListenError::Other { call, cause };
     let socket =
         Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None).map_err(other("socket"))?;
     if address.is_ipv6() {
         socket.set_only_v6(true).map_err(other("IPV6_V6ONLY"))?;
+    }
+    if presence == Presence::Later {
+        let set = if address.is_ipv6() { socket.set_freebind_v6(true) } else { socket.set_freebind_v4(true) };
+        set.map_err(other("IP_FREEBIND"))?;
     }
     // Connections of a former life in TIME_WAIT do not count as "in use".
     socket.set_reuse_address(true).map_err(other("SO_REUSEADDR"))?;
@@ -129,6 +154,12 @@ fn bound(address: SocketAddr, shared: bool) -> Result<Socket, ListenError> {
     }
     socket.bind(&SockAddr::from(address)).map_err(|cause| from_bind("bind", cause))?;
     Ok(socket)
+}
+
+/// Whether an address is on this machine now. In doubt it is.
+pub fn is_present(ip: IpAddr) -> bool {
+    let absent = |error: io::Error| error.kind() == io::ErrorKind::AddrNotAvailable;
+    !UdpSocket::bind((ip, 0)).is_err_and(absent)
 }
 
 /// Sets the options that future connections inherit; those already accepted keep theirs.
@@ -149,6 +180,8 @@ pub fn bequeath(socket: SockRef<'_>, heritage: Heritage) -> Result<(), ListenErr
 /// See [`ListenError`]. Nothing stays open.
 pub fn unix(path: &Path, count: usize, mode: u32) -> Result<Vec<OwnedFd>, ListenError> {
     let other = |call| move |cause| ListenError::Other { call, cause };
+    // Between bind and listen nobody answers on a socket, and another daemon that starts just then would take it for stale.
+    let _alone = alone_in_directory_of(path);
     clear_stale(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).map_err(other("socket"))?;
     let address = SockAddr::unix(path).map_err(other("address"))?;
@@ -169,6 +202,20 @@ pub fn unix(path: &Path, count: usize, mode: u32) -> Result<Vec<OwnedFd>, Listen
     }
     sockets.push(first);
     Ok(sockets)
+}
+
+/// Keeps other daemons that do the same out of a directory, until the lock is dropped. Without it (a directory that cannot
+/// be read, somebody who holds it for long) the race is as unlikely as it is short; so this is no reason to fail.
+fn alone_in_directory_of(path: &Path) -> Option<Flock<File>> {
+    let mut directory = File::open(path.parent()?).ok()?;
+    for _ in 0..LOCK_TRIES {
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Some(lock),
+            Err((back, _)) => directory = back,
+        }
+        std::thread::sleep(LOCK_RETRY);
+    }
+    None
 }
 
 /// Removes a socket file that a process left behind. A live owner is found by connecting: only the kernel knows.
@@ -235,6 +282,7 @@ pub fn pass_on(
 mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::os::unix::net::{UnixListener, UnixStream};
+    use std::sync::Barrier;
 
     use super::*;
 
@@ -247,10 +295,10 @@ mod tests {
     fn an_address_is_shared_among_workers_and_refused_to_a_second_daemon() {
         let address = free_port();
         let heritage = Heritage { user_timeout_ms: 55_000 };
-        let ours = tcp(address, 3, heritage, Neighbours::Refuse).expect("free");
+        let ours = tcp(address, 3, heritage, Neighbours::Refuse, Presence::Now).expect("free");
         assert_eq!(ours.len(), 3);
         TcpStream::connect(address).expect("somebody listens");
-        let second = tcp(address, 3, heritage, Neighbours::Refuse).expect_err("taken");
+        let second = tcp(address, 3, heritage, Neighbours::Refuse, Presence::Now).expect_err("taken");
         assert!(second.may_pass(), "{second}");
         let socket = SockRef::from(&ours[2]);
         assert!(socket.tcp_nodelay().expect("readable"));
@@ -258,14 +306,14 @@ mod tests {
         bequeath(socket, Heritage::default()).expect("options change while it listens");
         assert_eq!(SockRef::from(&ours[2]).tcp_user_timeout().expect("readable"), None);
         drop(ours);
-        tcp(address, 1, heritage, Neighbours::Refuse).expect("free again");
+        tcp(address, 1, heritage, Neighbours::Refuse, Presence::Now).expect("free again");
     }
 
     #[test]
     fn connections_inherit_what_the_listening_socket_has() {
         let address = free_port();
         let heritage = Heritage { user_timeout_ms: 12_345 };
-        let ours = tcp(address, 1, heritage, Neighbours::Refuse).expect("free");
+        let ours = tcp(address, 1, heritage, Neighbours::Refuse, Presence::Now).expect("free");
         let _client = TcpStream::connect(address).expect("listens");
         let listener = Socket::from(ours.into_iter().next().expect("one"));
         let (accepted, _) = listener.accept().expect("queued");
@@ -291,10 +339,40 @@ mod tests {
     }
 
     #[test]
-    fn a_strange_address_is_said_to_be_strange() {
+    fn of_daemons_that_start_at_the_same_moment_one_gets_the_address() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("door");
+        for _ in 0..100 {
+            let address = free_port();
+            let start = Barrier::new(4);
+            let begin = || {
+                start.wait();
+                let doors = tcp(address, 3, Heritage::default(), Neighbours::Refuse, Presence::Now);
+                let admin = unix(&path, 1, 0o600);
+                // Nobody leaves before all have tried.
+                start.wait();
+                (doors.is_ok(), admin.is_ok(), doors, admin)
+            };
+            let outcomes: Vec<_> = std::thread::scope(|scope| {
+                let running: Vec<_> = (0..4).map(|_| scope.spawn(begin)).collect();
+                running.into_iter().map(|daemon| daemon.join().expect("no panic")).collect()
+            });
+            assert_eq!(outcomes.iter().filter(|outcome| outcome.0).count(), 1, "{outcomes:?}");
+            assert_eq!(outcomes.iter().filter(|outcome| outcome.1).count(), 1, "{outcomes:?}");
+            UnixStream::connect(&path).expect("the one that is there answers");
+        }
+    }
+
+    #[test]
+    fn a_strange_address_is_said_to_be_strange_unless_it_may_come() {
         let strange = "192.0.2.77:0".parse().expect("an address");
-        let error = tcp(strange, 1, Heritage::default(), Neighbours::Refuse);
+        let error = tcp(strange, 1, Heritage::default(), Neighbours::Refuse, Presence::Now);
         assert!(matches!(error, Err(ListenError::NotLocal)));
+        tcp(strange, 1, Heritage::default(), Neighbours::Refuse, Presence::Later).expect("bound before it is there");
+        let strange = "[2001:db8::77]:0".parse().expect("an address");
+        tcp(strange, 1, Heritage::default(), Neighbours::Refuse, Presence::Later).expect("bound before it is there");
+        assert!(!is_present(strange.ip()));
+        assert!(is_present("127.0.0.1".parse().expect("loopback")) && is_present("0.0.0.0".parse().expect("any")));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::config::plan::Admin;
 use crate::control::doors::SocketFile;
 use crate::control::failure::Failure;
-use crate::sys::listen::{self, Heritage, ListenError, Neighbours};
+use crate::sys::listen::{self, Heritage, ListenError, Neighbours, Presence};
 
 /// Mode of the unix socket: whoever may write to it may do everything.
 const MODE: u32 = 0o600;
@@ -64,7 +64,7 @@ fn bind_unix(path: &Path) -> Result<(UnixListener, SocketFile), Failure> {
 }
 
 fn bind_http(address: SocketAddr) -> Result<TcpListener, Failure> {
-    let socket = only(listen::tcp(address, 1, Heritage::default(), Neighbours::Refuse));
+    let socket = only(listen::tcp(address, 1, Heritage::default(), Neighbours::Refuse, Presence::Now));
     socket.map(TcpListener::from).map_err(|cause| failure(address.to_string(), cause))
 }
 
