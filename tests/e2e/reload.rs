@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::harness::facts::{await_that, fds_of, is_listening, status_words, watch_for};
+use crate::harness::facts::{await_that, is_listening, status_words, watch_for};
 use crate::harness::ground::{Ground, in_own_network};
+use crate::harness::invariants::Baseline;
 use crate::harness::peers::{Server, ask, connect, exchange};
 use crate::harness::ringway::{BINARY, Ringway, Setup, all_of, listener, one_pool, pool};
 
@@ -231,13 +232,14 @@ fn what_is_fixed_for_life_is_refused_not_ignored() {
     ringway.end_well();
 }
 
+/// T28: a thousand signals in five seconds.
 #[test]
 fn a_storm_of_signals_coalesces() {
     let ground = Ground::new();
     let (a, b) = (Server::named(&ground, "a"), Server::named(&ground, "b"));
     let front = ground.address();
     let mut ringway = Ringway::start(&ground, &one_pool(front, &[a.address()], ""));
-    let (before, pid) = (fds_of(ringway.pid()), ringway.pid());
+    let (baseline, pid) = (Baseline::of(&ringway), ringway.pid());
     let began = Instant::now();
     for n in 0..1000 {
         // Each at its moment of five seconds.
@@ -252,11 +254,11 @@ fn a_storm_of_signals_coalesces() {
     ringway.must_live();
     assert_eq!(ringway.pid(), pid);
     assert!(generation(&ringway) <= 1001.0);
-    let what = format!("descriptors to be back at {before}");
-    await_that(&what, || fds_of(ringway.pid()) <= before + 4);
+    baseline.holds_again(&mut ringway);
     ringway.end_well();
 }
 
+/// T25: with short connections; with long ones of sysbench in `mysql`, with wrk in `web`.
 #[test]
 fn connections_under_reloads_all_succeed() {
     let ground = Ground::new();
@@ -267,7 +269,8 @@ fn connections_under_reloads_all_succeed() {
         one_pool(front, &[a.address()], ""),
         one_pool(front, &[b.address(), a.address()], "connect_attempts = 2"),
     ];
-    let ringway = Ringway::start(&ground, &configs[0]);
+    let mut ringway = Ringway::start(&ground, &configs[0]);
+    let baseline = Baseline::of(&ringway);
     std::thread::scope(|scope| {
         let clients: Vec<_> = (0..4)
             .map(|_| {
@@ -287,6 +290,7 @@ fn connections_under_reloads_all_succeed() {
         }
     });
     assert_eq!(ringway.ended("done"), 2000.0);
+    baseline.holds_again(&mut ringway);
     ringway.end_well();
 }
 

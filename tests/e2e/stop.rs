@@ -18,6 +18,7 @@ fn await_closed_door(front: SocketAddr) {
     await_that("the listener to close", || !is_listening(front));
 }
 
+/// T29: no more is accepted, what is open goes on, and the end is clean.
 fn drains_after(signal: Signal) {
     let ground = Ground::new();
     let server = Server::echo(&ground);
@@ -148,19 +149,4 @@ fn an_address_in_use_is_said_at_start() {
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(said.contains(&taken.address().to_string()), "{said}");
     assert!(said.to_lowercase().contains("in use"), "{said}");
-}
-
-#[test]
-fn a_second_daemon_on_the_same_files_is_refused() {
-    let ground = Ground::new();
-    let server = Server::named(&ground, "first");
-    let front = ground.address();
-    let ringway = Ringway::start(&ground, &one_pool(front, &[server.address()], ""));
-    // SO_REUSEPORT would let a second daemon take half of the connections: it has to notice by itself.
-    let (status, said) = Setup::on(&ground).start_in_vain(&one_pool(front, &[ground.address()], ""));
-    assert_ne!(status.code(), Some(0), "{said}");
-    for _ in 0..20 {
-        assert_eq!(ask(front), "first");
-    }
-    ringway.end_well();
 }

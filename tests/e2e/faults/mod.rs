@@ -7,6 +7,7 @@ use std::net::TcpStream;
 
 mod bytes;
 mod crowds;
+mod life;
 mod links;
 mod own;
 mod resources;
