@@ -1,6 +1,7 @@
 //! Small tools that know nothing of load balancing.
 
 pub mod counter;
+pub mod digest;
 pub mod histogram;
 pub mod limits;
 pub mod pulse;
