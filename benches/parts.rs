@@ -8,10 +8,10 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use ringway::balance::{self, Pick, Tried};
+use ringway::balance::{self, Caller, Pick, Tried};
 use ringway::base::wheel::Wheel;
 use ringway::config::ledger::Registry;
-use ringway::config::plan::{Address, Plan};
+use ringway::config::plan::{Address, Plan, Policy, Pool};
 use ringway::dataplane::commons::{Commons, Door, Scene};
 use ringway::dataplane::shard::Shard;
 use ringway::kernel::{
@@ -20,10 +20,9 @@ use ringway::kernel::{
 };
 use socket2::SockAddr;
 
-fn text(servers: usize) -> String {
-    let mut text = String::from(
-        "[log]\naccess = false\n[listeners.l]\nbind = '127.0.0.1:1'\npool = 'p'\n[pools.p]\nservers = [\n",
-    );
+fn text(servers: usize, policy: Policy) -> String {
+    let mut text = String::from("[log]\naccess = false\n[listeners.l]\nbind = '127.0.0.1:1'\npool = 'p'\n[pools.p]\n");
+    writeln!(text, "policy = '{}'\nservers = [", policy.name()).expect("a string takes all");
     for i in 0..servers {
         let (third, fourth) = (i / 250, i % 250 + 1);
         writeln!(text, "{{ name = 's{i}', address = '10.0.{third}.{fourth}:80', weight = {} }},", i % 3 + 1)
@@ -33,21 +32,31 @@ fn text(servers: usize) -> String {
     text
 }
 
-fn plan(servers: usize) -> Plan {
-    let draft = ringway::config::parse("bench", &text(servers), &|_| None).expect("the text is right");
+fn plan(servers: usize, policy: Policy) -> Plan {
+    let draft = ringway::config::parse("bench", &text(servers, policy), &|_| None).expect("the text is right");
     draft.compile(&mut Registry::new(1), None)
 }
 
 fn pick(c: &mut Criterion) {
     let mut group = c.benchmark_group("pick");
-    for servers in [2, 100, 10_000] {
-        let plan = plan(servers);
-        group.bench_with_input(BenchmarkId::from_parameter(servers), &plan.pools[0], |b, pool| {
-            b.iter(|| match balance::pick(black_box(pool), &Tried::default()) {
-                Pick::Server(server) => balance::release(&pool.servers[usize::from(server)]),
-                Pick::Full | Pick::None => unreachable!("all servers are ready"),
+    // One after another client asks; `least-connections` and `source-hash` look at every server, the others must not.
+    for policy in Policy::ALL {
+        for servers in [2, 100, 1_000, 10_000] {
+            let plan = plan(servers, policy);
+            let id = BenchmarkId::new(policy.name(), servers);
+            group.bench_with_input(id, &plan.pools[0], |b, pool: &Arc<Pool>| {
+                let mut turn = 0_u32;
+                b.iter(|| {
+                    turn = turn.wrapping_add(0x9E37_79B9);
+                    let address = Some(IpAddr::from(turn.to_be_bytes()));
+                    let caller = Caller { tried: &Tried::default(), address, random: turn.into() };
+                    match balance::pick(black_box(pool), &caller) {
+                        Pick::Server(server) => balance::release(&pool.servers[usize::from(server)]),
+                        Pick::Full | Pick::None => unreachable!("all servers are ready"),
+                    }
+                });
             });
-        });
+        }
     }
     group.finish();
 }
@@ -70,9 +79,16 @@ fn wheel(c: &mut Criterion) {
 
 fn compile(c: &mut Criterion) {
     let mut group = c.benchmark_group("compile");
-    for servers in [10, 1_000] {
-        let text = text(servers);
-        group.bench_with_input(BenchmarkId::new("parse-and-compile", servers), &text, |b, text| {
+    for (policy, servers) in [
+        (Policy::RoundRobin, 10),
+        (Policy::RoundRobin, 1_000),
+        (Policy::Maglev, 10),
+        (Policy::Maglev, 1_000),
+        (Policy::Maglev, 10_000),
+    ] {
+        let text = text(servers, policy);
+        let id = BenchmarkId::new(format!("parse-and-compile/{}", policy.name()), servers);
+        group.bench_with_input(id, &text, |b, text| {
             b.iter(|| {
                 let draft = ringway::config::parse("bench", text, &|_| None).expect("the text is right");
                 draft.compile(&mut Registry::new(1), None)
@@ -147,7 +163,7 @@ impl Kernel for Willing {
 
 /// A shard with one door, and the kernel it runs on.
 fn shard() -> (Shard, Willing) {
-    let plan = Arc::new(plan(2));
+    let plan = Arc::new(plan(2, Policy::RoundRobin));
     let listener = Arc::clone(&plan.listeners[0]);
     let null = std::fs::File::open("/dev/null").expect("it exists everywhere");
     let door = Arc::new(Door {

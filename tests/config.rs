@@ -134,6 +134,29 @@ fn ten_thousand_servers_fit_and_one_more_does_not() {
     assert!(complaints.to_string().contains("10001 servers; most is 10000"), "{complaints}");
 }
 
+#[test]
+fn maglev_tables_have_a_bound_together() {
+    let text = |pools: usize| {
+        let pools: String = (0..pools)
+            .map(|n| {
+                format!(
+                    "[pools.p{n:03}]\npolicy = \"maglev\"\nservers = [{{ name = \"a\", address = \"10.0.0.1:80\" }}]\n"
+                )
+            })
+            .collect();
+        format!("[listeners.l]\nbind = \"127.0.0.1:80\"\npool = \"p000\"\n{pools}")
+    };
+    parse("most", &text(127), &environment).unwrap_or_else(|complaints| panic!("{complaints}"));
+    let complaints = parse("more", &text(140), &environment).expect_err("too many").to_string();
+    let first = complaints.lines().next().unwrap_or_default();
+    assert_eq!(
+        first,
+        "more:385:8: the tables of the maglev pools up to \"p127\" have 8388736 entries; most is 8388608"
+    );
+    assert!(complaints.contains("help: use \"source-hash\" in small pools"), "{complaints}");
+    assert_eq!(complaints.matches("maglev pools up to").count(), 1, "once is enough: {complaints}");
+}
+
 /// A text that was right, with one piece replaced.
 fn mutated() -> impl Strategy<Value = String> {
     let all: Vec<String> = files("tests/config/right", "toml")

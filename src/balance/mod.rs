@@ -6,12 +6,28 @@
 //! The order of choice: servers that are no backups, by the pool's policy; a backup only when none of them is *usable*
 //! (in service and not yet tried by this session). A server that is merely full is usable: its load must not spill onto a
 //! standby that may be a replica of it.
+//!
+//! | policy | chooses | shares | a pick looks at |
+//! |---|---|---|---|
+//! | `round-robin` | the next of the rotation | exactly as the weights | one server |
+//! | `least-connections` | the least `(active + 1) / weight`, equals in turn | of sessions that live, as the weights | all servers |
+//! | `random-two` | the less loaded of two weighted draws | nearly as the weights | two servers |
+//! | `source-hash` | by client address: rendezvous of the servers' names | of clients, as the weights | all servers |
+//! | `maglev` | by client address: the maglev table | of clients, as the weights | one server |
+//! | `first` | the first of the file with room | – | those before it |
+//!
+//! Where a pick looks at one server or two and finds it out of service or full, it looks at more, at most at all.
 
-use std::sync::atomic::Ordering;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::base::digest::digest_of_client;
 use crate::base::limits::ATTEMPTS_MAX;
 use crate::config::ledger::Standing;
 use crate::config::plan::{Policy, Pool, Server};
+
+mod load;
+mod source;
 
 /// Servers one session has tried already; at most `connect_attempts` of them.
 #[derive(Clone, Copy, Debug, Default)]
@@ -20,9 +36,21 @@ pub struct Tried {
     count: u8,
 }
 
-/// Draws from the rotation before a pick falls back to looking at every server in turn. Draws keep the shares of the
-/// remaining servers right while some are out; the look-through finds the last usable one of thousands.
+/// Draws (from the rotation, of chance, from a table) before a pick falls back to looking at every server. Draws keep the
+/// shares of the remaining servers right while some are out; the look-through finds the last usable one of thousands. Also
+/// how often a pick looks anew when other workers take the last place of what it chose.
 const DRAWS_MAX: usize = 16;
+
+/// Who asks for a server: what a pick goes by besides the pool.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller<'a> {
+    /// The servers this session has tried.
+    pub tried: &'a Tried,
+    /// The client's address. Policies by source take all clients without one (of a unix socket) for the same client.
+    pub address: Option<IpAddr>,
+    /// A number nobody can foresee.
+    pub random: u64,
+}
 
 /// What a pick came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,12 +82,22 @@ impl Tried {
     }
 }
 
-/// Chooses a server for a session that has tried `tried`, and claims a place on it.
-pub fn pick(pool: &Pool, tried: &Tried) -> Pick {
+/// Chooses a server for a session, and claims a place on it.
+pub fn pick(pool: &Pool, caller: &Caller<'_>) -> Pick {
+    let tried = caller.tried;
     let chosen = match pool.policy {
         Policy::RoundRobin => round_robin(pool, tried),
+        Policy::LeastConnections => load::least_connections(pool, tried),
+        Policy::RandomTwo => load::random_two(pool, tried, caller.random),
+        Policy::SourceHash => source::rendezvous(pool, tried, digest_of_client(caller.address), false),
+        Policy::Maglev => source::maglev(pool, tried, digest_of_client(caller.address)),
+        Policy::First => first_usable(pool, tried, false),
     };
     match chosen {
+        // Two nodes agree on the backup, too.
+        Pick::None if pool.policy.is_by_source() => {
+            source::rendezvous(pool, tried, digest_of_client(caller.address), true)
+        }
         Pick::None => first_usable(pool, tried, true),
         chosen => chosen,
     }
@@ -76,7 +114,7 @@ fn round_robin(pool: &Pool, tried: &Tried) -> Pick {
     if rotation.is_empty() {
         return Pick::None;
     }
-    let counter = if tried.count == 0 { &pool.ledger.rotation } else { &pool.ledger.retry_rotation };
+    let counter = turns(pool, tried);
     for _ in 0..DRAWS_MAX.min(rotation.len()) {
         let draw = counter.fetch_add(1, Ordering::Relaxed);
         let server = rotation[(draw % rotation.len() as u64) as usize];
@@ -85,6 +123,11 @@ fn round_robin(pool: &Pool, tried: &Tried) -> Pick {
         }
     }
     first_usable(pool, tried, false)
+}
+
+/// What counts the turns of such a session.
+fn turns<'a>(pool: &'a Pool, tried: &Tried) -> &'a AtomicU64 {
+    if tried.count == 0 { &pool.ledger.rotation } else { &pool.ledger.retry_rotation }
 }
 
 /// The first server, or the first backup, that is usable and has room.
@@ -105,6 +148,17 @@ fn first_usable(pool: &Pool, tried: &Tried, backup: bool) -> Pick {
 fn usable(pool: &Pool, index: u16, tried: &Tried) -> bool {
     let server = &pool.servers[usize::from(index)];
     server.weight > 0 && server.ledger.standing() == Standing::Ready && !tried.has(index)
+}
+
+/// The servers with room for this session, backups or the others.
+fn candidates<'a>(pool: &'a Pool, tried: &'a Tried, backup: bool) -> impl Iterator<Item = (u16, &'a Server)> {
+    let all = (0u16..).zip(&pool.servers);
+    all.filter(move |(index, server)| server.backup == backup && usable(pool, *index, tried) && has_room(server))
+}
+
+/// As seen just now: only a claim makes sure of it.
+fn has_room(server: &Server) -> bool {
+    server.max_connections == 0 || server.ledger.active.load(Ordering::Relaxed) < server.max_connections
 }
 
 fn claim(server: &Server) -> bool {

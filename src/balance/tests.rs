@@ -1,15 +1,27 @@
 //! Shares, limits and spares, over tables of pools.
 
 use std::fmt::Write;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use proptest::prelude::*;
+
 use super::*;
+use crate::base::digest::mix;
 use crate::config::ledger::Registry;
 
 /// A pool of servers given as (weight, max_connections or 0, backup).
 fn pool(servers: &[(u16, u32, bool)]) -> Arc<Pool> {
-    let mut text = String::from("[listeners.l]\nbind = '127.0.0.1:1'\npool = 'p'\n[pools.p]\nservers = [\n");
-    for (i, (weight, max, backup)) in servers.iter().enumerate() {
+    ordered(Policy::RoundRobin, servers, 0)
+}
+
+/// The same under a policy, with the list in the file turned by so many places.
+fn ordered(policy: Policy, servers: &[(u16, u32, bool)], turn: usize) -> Arc<Pool> {
+    let mut text = String::from("[listeners.l]\nbind = '127.0.0.1:1'\npool = 'p'\n[pools.p]\n");
+    write!(text, "policy = '{}'\nservers = [\n", policy.name()).unwrap();
+    let mut list: Vec<_> = servers.iter().enumerate().collect();
+    list.rotate_left(turn);
+    for (i, (weight, max, backup)) in list {
         let limit = if *max > 0 { format!("max_connections = {max}, ") } else { String::new() };
         let port = 1000 + i;
         writeln!(
@@ -23,10 +35,39 @@ fn pool(servers: &[(u16, u32, bool)]) -> Arc<Pool> {
     Arc::clone(&draft.compile(&mut Registry::new(1), None).pools[0])
 }
 
+fn of(policy: Policy, servers: &[(u16, u32, bool)]) -> Arc<Pool> {
+    ordered(policy, servers, 0)
+}
+
+fn ask(pool: &Pool, tried: &Tried) -> Pick {
+    ask_as(pool, tried, 0)
+}
+
+/// The `n`th client, and the `n`th number.
+fn ask_as(pool: &Pool, tried: &Tried, n: u32) -> Pick {
+    let address = Some(IpAddr::from(Ipv4Addr::from(0x0A00_0000 + n)));
+    pick(pool, &Caller { tried, address, random: mix(n.into()) })
+}
+
+/// The server of client `n`, whose place is given back.
+fn server_of(pool: &Pool, n: u32) -> usize {
+    match ask_as(pool, &Tried::default(), n) {
+        Pick::Server(server) => {
+            release(&pool.servers[usize::from(server)]);
+            server.into()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn name_of(pool: &Pool, n: u32) -> &str {
+    &pool.servers[server_of(pool, n)].name
+}
+
 fn shares(pool: &Pool, picks: usize) -> Vec<usize> {
     let mut shares = vec![0; pool.servers.len()];
     for _ in 0..picks {
-        match pick(pool, &Tried::default()) {
+        match ask(pool, &Tried::default()) {
             Pick::Server(i) => shares[usize::from(i)] += 1,
             other => panic!("{other:?}"),
         }
@@ -57,22 +98,22 @@ fn a_backup_stands_in_only_when_nothing_else_is_usable() {
     assert_eq!(shares(&pool, 10), [10, 0, 0]);
     let mut tried = Tried::default();
     tried.add(0);
-    assert_eq!(pick(&pool, &tried), Pick::Server(1));
+    assert_eq!(ask(&pool, &tried), Pick::Server(1));
     tried.add(1);
-    assert_eq!(pick(&pool, &tried), Pick::Server(2));
+    assert_eq!(ask(&pool, &tried), Pick::Server(2));
     tried.add(2);
-    assert_eq!(pick(&pool, &tried), Pick::None);
+    assert_eq!(ask(&pool, &tried), Pick::None);
     pool.servers[0].ledger.set_standing(Standing::Maint);
-    assert_eq!(pick(&pool, &Tried::default()), Pick::Server(1));
+    assert_eq!(ask(&pool, &Tried::default()), Pick::Server(1));
 }
 
 #[test]
 fn a_full_server_is_passed_over_and_does_not_spill_onto_the_backup() {
     let pool = pool(&[(1, 2, false), (1, 1, false), (1, 0, true)]);
     assert_eq!(shares(&pool, 3), [2, 1, 0]);
-    assert_eq!(pick(&pool, &Tried::default()), Pick::Full);
+    assert_eq!(ask(&pool, &Tried::default()), Pick::Full);
     release(&pool.servers[1]);
-    assert_eq!(pick(&pool, &Tried::default()), Pick::Server(1));
+    assert_eq!(ask(&pool, &Tried::default()), Pick::Server(1));
 }
 
 #[test]
@@ -83,7 +124,7 @@ fn the_last_usable_of_many_is_found() {
     for server in &pool.servers[..499] {
         server.ledger.set_standing(Standing::Maint);
     }
-    assert_eq!(pick(&pool, &Tried::default()), Pick::Server(499));
+    assert_eq!(ask(&pool, &Tried::default()), Pick::Server(499));
 }
 
 #[test]
@@ -92,7 +133,7 @@ fn claims_under_contention_never_exceed_the_limit() {
     let got: usize = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..8)
             .map(|_| {
-                scope.spawn(|| (0..100).filter(|_| matches!(pick(&pool, &Tried::default()), Pick::Server(_))).count())
+                scope.spawn(|| (0..100).filter(|_| matches!(ask(&pool, &Tried::default()), Pick::Server(_))).count())
             })
             .collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).sum()
@@ -106,12 +147,194 @@ fn sessions_do_not_all_begin_at_the_dead_one_of_two() {
     let pool = pool(&[(1, 0, false), (1, 0, false)]);
     let mut first_at_dead = 0;
     for _ in 0..100 {
-        if pick(&pool, &Tried::default()) == Pick::Server(0) {
+        if ask(&pool, &Tried::default()) == Pick::Server(0) {
             first_at_dead += 1;
             let mut tried = Tried::default();
             tried.add(0);
-            assert_eq!(pick(&pool, &tried), Pick::Server(1));
+            assert_eq!(ask(&pool, &tried), Pick::Server(1));
         }
     }
     assert_eq!(first_at_dead, 50);
+}
+
+fn active(pool: &Pool) -> Vec<u32> {
+    pool.servers.iter().map(|server| server.ledger.active.load(Ordering::Relaxed)).collect()
+}
+
+#[test]
+fn held_sessions_go_where_there_are_least() {
+    let pool =
+        of(Policy::LeastConnections, &[(1, 0, false), (1, 0, false), (2, 0, false), (0, 0, false), (1, 0, true)]);
+    for _ in 0..400 {
+        ask(&pool, &Tried::default());
+    }
+    assert_eq!(active(&pool), [100, 100, 200, 0, 0]);
+    for _ in 0..50 {
+        release(&pool.servers[1]);
+    }
+    assert_eq!(shares(&pool, 50), [0, 50, 0, 0, 0]);
+}
+
+#[test]
+fn servers_without_sessions_take_turns() {
+    let pool = of(Policy::LeastConnections, &[(1, 0, false), (1, 0, false), (1, 0, false), (1, 0, false)]);
+    pool.servers[1].ledger.active.store(1, Ordering::Relaxed);
+    let turns: Vec<usize> = (0..6).map(|n| server_of(&pool, n)).collect();
+    assert_eq!(turns, [0, 2, 3, 0, 2, 3]);
+}
+
+#[test]
+fn the_first_with_room_takes_all() {
+    let pool = of(Policy::First, &[(0, 0, false), (1, 2, false), (1, 1, false), (1, 0, true)]);
+    assert_eq!(shares(&pool, 3), [0, 2, 1, 0]);
+    assert_eq!(ask(&pool, &Tried::default()), Pick::Full);
+    release(&pool.servers[1]);
+    assert_eq!(ask(&pool, &Tried::default()), Pick::Server(1));
+}
+
+#[test]
+fn two_choices_keep_held_sessions_even() {
+    let pool = of(Policy::RandomTwo, &[(1, 0, false); 50]);
+    for n in 0..50_000 {
+        ask_as(&pool, &Tried::default(), n);
+    }
+    // One choice would leave some 80 between the fullest and the emptiest.
+    let active = active(&pool);
+    let spread = active.iter().max().unwrap() - active.iter().min().unwrap();
+    assert!(spread <= 12, "{active:?}");
+}
+
+#[test]
+fn two_choices_share_short_sessions_by_weight() {
+    let pool = of(Policy::RandomTwo, &[(1, 0, false), (3, 0, false), (6, 0, false)]);
+    let mut got = [0_i32; 3];
+    (0..20_000).for_each(|n| got[server_of(&pool, n)] += 1);
+    for (got, fair) in got.into_iter().zip([2_000, 6_000, 12_000]) {
+        assert!((got - fair).abs() < 400, "{got} of {fair}");
+    }
+}
+
+#[test]
+fn a_client_keeps_its_server_and_clients_are_shared_by_weight() {
+    for policy in [Policy::SourceHash, Policy::Maglev] {
+        let pool = of(policy, &[(1, 0, false), (2, 0, false), (0, 0, false), (5, 0, false), (9, 0, true)]);
+        let mut got = [0_i32; 5];
+        for n in 0..20_000 {
+            let server = server_of(&pool, n);
+            assert_eq!(server, server_of(&pool, n));
+            got[server] += 1;
+        }
+        for (got, fair) in got.into_iter().zip([2_500, 5_000, 0, 12_500, 0]) {
+            assert!((got - fair).abs() <= 400.min(fair), "{policy:?}: {got} of {fair}");
+        }
+    }
+}
+
+#[test]
+fn only_clients_of_a_server_that_is_out_move_and_they_spread() {
+    for policy in [Policy::SourceHash, Policy::Maglev] {
+        let pool = of(policy, &[(1, 0, false); 10]);
+        let before: Vec<usize> = (0..10_000).map(|n| server_of(&pool, n)).collect();
+        pool.servers[3].ledger.set_standing(Standing::Drain);
+        let mut heirs = [0; 10];
+        for (n, before) in (0..).zip(before) {
+            let now = server_of(&pool, n);
+            match before {
+                3 => heirs[now] += 1,
+                before => assert_eq!(now, before, "{policy:?}: client {n}"),
+            }
+        }
+        assert!(heirs[3] == 0 && heirs.iter().filter(|&&got| got > 60).count() == 9, "{policy:?}: {heirs:?}");
+    }
+}
+
+#[test]
+fn clients_of_a_server_that_is_removed_move_and_hardly_any_other() {
+    for policy in [Policy::SourceHash, Policy::Maglev] {
+        let before = of(policy, &[(1, 0, false); 20]);
+        let after = of(policy, &[(1, 0, false); 19]);
+        let moved = (0..20_000).filter(|&n| name_of(&before, n) != name_of(&after, n)).count();
+        assert!(moved <= 20_000 / 20 + 400, "{policy:?}: {moved} of 20000");
+        let strays = (0..20_000).filter(|&n| !["s19", name_of(&after, n)].contains(&name_of(&before, n))).count();
+        assert!(policy == Policy::Maglev || strays == 0, "{policy:?}: {strays} moved without need");
+    }
+}
+
+/// A change of these breaks the agreement with nodes that are not upgraded yet: clients lose their servers.
+#[test]
+fn the_choice_by_source_never_changes() {
+    let servers = [(1, 0, false), (1, 0, false), (2, 0, false), (3, 0, false), (1, 0, false)];
+    let chosen =
+        |policy| (0..24).map(|n| server_of(&of(policy, &servers), n)).map(|s| s.to_string()).collect::<String>();
+    assert_eq!(chosen(Policy::SourceHash), "043330331132323221233122");
+    assert_eq!(chosen(Policy::Maglev), "131133023213234333343012");
+}
+
+/// Whatever is out, full or tried: a pick is a server that may be had, and there is none only when there is none.
+fn is_right(pool: &Pool, tried: &Tried, n: u32) -> Result<(), TestCaseError> {
+    let before = active(pool);
+    let usable = |index: &usize| usable(pool, u16::try_from(*index).unwrap(), tried);
+    let full = |index: &usize| (1..=before[*index]).contains(&pool.servers[*index].max_connections);
+    let all = || (0..pool.servers.len()).filter(usable);
+    let group = all().any(|index| !pool.servers[index].backup);
+    let group: Vec<usize> = all().filter(|&index| pool.servers[index].backup != group).collect();
+    match ask_as(pool, tried, n) {
+        Pick::Server(server) => {
+            let server = usize::from(server);
+            prop_assert!(group.contains(&server) && !full(&server));
+            prop_assert_eq!(active(pool)[server], before[server] + 1);
+        }
+        Pick::Full => prop_assert!(!group.is_empty() && group.iter().all(full)),
+        Pick::None => prop_assert!(group.is_empty()),
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_policy_honours_weight_0_limits_backups_standings_and_what_was_tried(
+        policy in prop::sample::select(Policy::ALL.to_vec()),
+        mut servers in prop::collection::vec((0_u16..4, 0_u32..4, any::<bool>()), 1..7),
+        out in prop::collection::vec(any::<bool>(), 7),
+        tried in prop::collection::vec(0_u16..7, 0..3),
+        first in any::<u16>(),
+    ) {
+        servers[0] = (1, servers[0].1, false);
+        let pool = of(policy, &servers);
+        for (server, _) in pool.servers.iter().zip(&out).filter(|(_, out)| **out) {
+            server.ledger.set_standing(Standing::Maint);
+        }
+        let mut list = Tried::default();
+        tried.iter().for_each(|&server| list.add(server));
+        for n in 0..20 {
+            let tried = if n % 3 == 0 { list } else { Tried::default() };
+            is_right(&pool, &tried, u32::from(first) + n)?;
+        }
+    }
+
+    #[test]
+    fn two_nodes_agree_though_their_files_have_another_order(
+        policy in prop::sample::select(vec![Policy::SourceHash, Policy::Maglev]),
+        mut servers in prop::collection::vec((0_u16..5, Just(0), any::<bool>()), 1..9),
+        turn in any::<prop::sample::Index>(),
+        out in any::<prop::sample::Index>(),
+    ) {
+        servers[0] = (1, 0, false);
+        let (here, there) = (of(policy, &servers), ordered(policy, &servers, turn.index(servers.len())));
+        for round in 0..2 {
+            for n in 0..200 {
+                let [here, there] = [&here, &there].map(|pool| match ask_as(pool, &Tried::default(), n) {
+                    Pick::Server(server) => Some(&pool.servers[usize::from(server)].name),
+                    Pick::Full | Pick::None => None,
+                });
+                prop_assert_eq!(here, there);
+            }
+            let gone = format!("s{}", if round == 0 { 0 } else { out.index(servers.len()) });
+            for server in here.servers.iter().chain(&there.servers).filter(|server| *server.name == *gone) {
+                server.ledger.set_standing(Standing::Drain);
+            }
+        }
+    }
 }

@@ -22,6 +22,11 @@ pub const SERVERS_MAX: usize = 10_000;
 pub const WEIGHT_MAX: u16 = 256;
 /// Longest rotation of a pool, in entries of two bytes.
 pub const ROTATION_MAX: usize = 65_536;
+/// Lengths a table of `policy = "maglev"` may have, in entries of two bytes: the primes of the paper, and one for more than
+/// 6 553 servers.
+pub const MAGLEV_SIZES: [usize; 3] = [65_537, 655_373, 1_000_003];
+/// Entries that all tables of `policy = "maglev"` may have together: 16 MiB, and twice that during a reload.
+pub const MAGLEV_ENTRIES_MAX: usize = 8 << 20;
 /// Most local addresses a pool connects from; 64 give 1.8 million ports to one server.
 pub const SOURCES_MAX: usize = 64;
 
@@ -92,9 +97,9 @@ pub const ANSWER_MAX: usize = 64 * 1024 * 1024;
 
 // What all of that comes to, in the worst case.
 
-/// Memory that does not grow with sessions or workers, in bytes: the largest configuration while it is compiled, and 32 MiB
-/// for the program, the log's buffer and the admin server.
-pub const BYTES_FIXED: u64 = 30 * FILE_BYTES_MAX as u64 + (32 << 20);
+/// Memory that does not grow with sessions or workers, in bytes: the largest configuration while it is compiled, the maglev
+/// tables of two plans, and 32 MiB for the program, the log's buffer and the admin server.
+pub const BYTES_FIXED: u64 = 30 * FILE_BYTES_MAX as u64 + 2 * 2 * MAGLEV_ENTRIES_MAX as u64 + (32 << 20);
 /// Address space a thread takes: its stack, and the arena of the allocator (glibc `HEAP_MAX_SIZE`).
 pub const ADDRESSES_PER_THREAD: u64 = (2 << 20) + (64 << 20);
 /// Memory of one worker without its sessions, in bytes: ring, queues, mail, stack, buffer and spills of its own, and what
@@ -159,7 +164,7 @@ const fn bound(what: &'static str, most: Most, cost: &'static str, then: &'stati
 }
 
 /// The bounds an operator can meet.
-pub const TABLE: [Bound; 23] = [
+pub const TABLE: [Bound; 24] = [
     bound(
         "sessions",
         Most::Key("max_connections"),
@@ -215,6 +220,12 @@ pub const TABLE: [Bound; 23] = [
     bound("binds of a listener", count(BINDS_MAX), "a descriptor a worker", "refused"),
     bound("pools", count(POOLS_MAX), "", "refused"),
     bound("servers of a pool", count(SERVERS_MAX), "", "refused"),
+    bound(
+        "tables of maglev pools together",
+        bytes(2 * MAGLEV_ENTRIES_MAX),
+        "128 KiB a pool, 2 MiB one of 10 000 servers",
+        "refused",
+    ),
     bound(
         "admin connections, per socket",
         count(ADMIN_CONNECTIONS_MAX),

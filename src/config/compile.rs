@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use super::draft::{Draft, ListenerDraft, PoolDraft, ServerDraft};
 use super::ledger::Registry;
-use super::plan::{Address, Listener, Plan, Pool, Server};
+use super::maglev::{self, Share};
+use super::plan::{Address, Listener, Plan, Policy, Pool, Server};
 use super::rotation::rotation;
+use crate::base::digest::digest;
 
 impl Draft {
     /// Makes the plan that follows `previous`. Ledgers come from `registry` by identity; listeners and pools that are
@@ -82,11 +84,20 @@ fn compile_listener(draft: &ListenerDraft, pool: Arc<Pool>, registry: &mut Regis
 
 fn compile_pool(draft: &PoolDraft, registry: &mut Registry) -> Pool {
     let weights: Vec<u16> = draft.servers.iter().map(|server| if server.backup { 0 } else { server.weight }).collect();
+    let servers: Vec<Server> =
+        draft.servers.iter().map(|server| compile_server(&draft.name.value, server, registry)).collect();
+    let shares = || servers.iter().zip(&weights).map(|(server, &weight)| Share { key: server.key, weight });
     Pool {
         name: draft.name.value.clone(),
         policy: draft.policy,
-        servers: draft.servers.iter().map(|server| compile_server(&draft.name.value, server, registry)).collect(),
         rotation: rotation(&weights),
+        table: match draft.policy {
+            Policy::Maglev => maglev::table(&shares().collect::<Vec<_>>()),
+            Policy::RoundRobin | Policy::LeastConnections | Policy::RandomTwo | Policy::SourceHash | Policy::First => {
+                Vec::new()
+            }
+        },
+        servers,
         terms: draft.terms.clone(),
         ledger: registry.pool(&draft.name.value),
     }
@@ -96,6 +107,7 @@ fn compile_server(pool: &str, draft: &ServerDraft, registry: &mut Registry) -> S
     let address = &draft.address.value;
     Server {
         name: draft.name.value.clone(),
+        key: digest(draft.name.value.as_bytes()),
         address: address.clone(),
         sockaddr: match address {
             Address::Inet(inet) => (*inet).into(),

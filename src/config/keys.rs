@@ -52,8 +52,6 @@ pub(super) const KEEPALIVE: Keys = Keys { place: "`keepalive`", now: &["idle", "
 
 const ALL: [&Keys; 8] = [&ROOT, &GLOBAL, &LOG, &ADMIN, &LISTENER, &POOL, &SERVER, &KEEPALIVE];
 
-/// Policies of the contract that do not work yet.
-pub(super) const POLICIES_LATER: &[&str] = &["least-connections", "random-two", "source-hash", "maglev", "first"];
 /// Log targets that do not work yet.
 pub(super) const TARGETS_LATER: &[&str] = &["journald", "syslog"];
 /// Log formats that do not work yet.

@@ -13,6 +13,7 @@ pub mod file;
 mod keys;
 pub mod ledger;
 pub mod limits;
+mod maglev;
 pub mod plan;
 mod pools;
 mod print;

@@ -146,17 +146,46 @@ pub struct Pool {
     /// The rotation over the servers that are no backups: server indices, each as often as its weight (divided by the
     /// greatest common divisor) and evenly spread. Empty when every server is a backup or has weight 0.
     pub rotation: Vec<u16>,
+    /// The table of [`Policy::Maglev`] over the same servers; empty for other policies.
+    pub table: Vec<u16>,
     /// Timeouts, attempts and socket options.
     pub terms: Terms,
     /// Its counts.
     pub ledger: Arc<PoolLedger>,
 }
 
-/// `pools.*.policy`. The others come later.
+/// `pools.*.policy`; `balance` says how each chooses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
     /// One atomic counter a pool, weights by a precomputed rotation.
     RoundRobin,
+    /// The server with the fewest sessions for its weight.
+    LeastConnections,
+    /// The less loaded of two drawn at random.
+    RandomTwo,
+    /// By the client's address: the highest of a hash over each server's name (rendezvous).
+    SourceHash,
+    /// By the client's address, through a precomputed table.
+    Maglev,
+    /// The first in the order of the file that has room.
+    First,
+}
+
+impl Policy {
+    /// All of them, in the order in which they are told.
+    pub const ALL: [Policy; 6] = [
+        Policy::RoundRobin,
+        Policy::LeastConnections,
+        Policy::RandomTwo,
+        Policy::SourceHash,
+        Policy::Maglev,
+        Policy::First,
+    ];
+
+    /// Whether it chooses by the client's address.
+    pub fn is_by_source(self) -> bool {
+        matches!(self, Policy::SourceHash | Policy::Maglev)
+    }
 }
 
 /// How sessions of a pool are run; a session keeps the terms it began with.
@@ -196,6 +225,8 @@ pub struct Keepalive {
 pub struct Server {
     /// Its name within the pool.
     pub name: Arc<str>,
+    /// The digest of its name, which policies that go by the client's address know it by.
+    pub key: u64,
     /// Where it is.
     pub address: Address,
     /// The same as connect(2) wants it.

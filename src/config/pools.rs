@@ -28,8 +28,8 @@ pub(super) fn pools(reader: &mut Reader<'_>, root: &Section<'_, '_>, seen: &mut 
     }
     let mut list = Vec::new();
     for (name, section) in named(reader, &parent, "pools", "pool", &keys::POOL) {
-        let policies = [("round-robin", Policy::RoundRobin)];
-        let policy = reader.choice(&section, "policy", &policies, keys::POLICIES_LATER);
+        let policies = Policy::ALL.map(|policy| (policy.name(), policy));
+        let policy = reader.choice(&section, "policy", &policies, &[]);
         let (servers, broken) = servers(reader, &name.value, &section);
         let (terms, sources_at) = terms(reader, &section);
         let servers_at = section.table.get("servers").map_or(section.at.clone(), |value| value.span());

@@ -149,6 +149,11 @@ impl Policy {
     pub fn name(self) -> &'static str {
         match self {
             Policy::RoundRobin => "round-robin",
+            Policy::LeastConnections => "least-connections",
+            Policy::RandomTwo => "random-two",
+            Policy::SourceHash => "source-hash",
+            Policy::Maglev => "maglev",
+            Policy::First => "first",
         }
     }
 }

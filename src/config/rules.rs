@@ -5,10 +5,12 @@ use std::net::SocketAddr;
 
 use super::complaints::{At, did_you_mean, quote};
 use super::draft::{Draft, PoolDraft};
-use super::plan::Address;
+use super::maglev;
+use super::plan::{Address, Policy};
 use super::read::Reader;
 use super::sections::Seen;
 use super::value;
+use crate::base::limits::MAGLEV_ENTRIES_MAX;
 
 /// Checks all of them.
 pub(super) fn check(reader: &mut Reader<'_>, draft: &Draft, seen: &Seen) {
@@ -25,6 +27,23 @@ pub(super) fn check(reader: &mut Reader<'_>, draft: &Draft, seen: &Seen) {
         servers_differ(reader, pool);
         somebody_serves(reader, draft, pool);
         sources_fit(reader, pool);
+    }
+    maglev_tables_fit(reader, draft);
+}
+
+/// Said once, of the pool whose table is one too many.
+fn maglev_tables_fit(reader: &mut Reader<'_>, draft: &Draft) {
+    let mut entries = 0;
+    for pool in draft.pools.iter().filter(|pool| pool.policy == Policy::Maglev) {
+        entries += maglev::size(pool.servers.iter().filter(|server| server.weight > 0 && !server.backup).count());
+        if entries > MAGLEV_ENTRIES_MAX {
+            let message = format!(
+                "the tables of the maglev pools up to {} have {entries} entries; most is {MAGLEV_ENTRIES_MAX}",
+                quote(&pool.name.value)
+            );
+            let help = "use \"source-hash\" in small pools: it needs no table";
+            return reader.advise(&pool.name.at, message, help);
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use super::ending::{ConnectResult, Ending};
 use super::record::Note;
 use super::session::{Direction, InFlight, Life, Phase, Role, Session};
 use super::shard::{Mode, REPORT_NS, Shard, micros, ms};
-use crate::balance::{self, Pick, Tried};
+use crate::balance::{self, Caller, Pick, Tried};
 use crate::base::slab::Key;
 use crate::config::plan::{Listener, Terms};
 use crate::kernel::{Close, ConnectOptions, Errno, Kernel, Request, Sock};
@@ -33,7 +33,8 @@ impl Shard {
     ) {
         listener.ledger.tally.of(self.index).opened.bump();
         self.sessions_opened += 1;
-        let peer = if self.scene.plan.log.access { kernel.peer(client) } else { None };
+        let wanted = self.scene.plan.log.access || listener.pool.policy.is_by_source();
+        let peer = if wanted { kernel.peer(client) } else { None };
         let life = Life {
             id: ((self.index as u64) << 48) | self.sessions_opened,
             peer,
@@ -133,8 +134,11 @@ impl Shard {
     fn choose(&mut self, key: Key, failed: Option<(ConnectResult, Errno)>, now: u64, kernel: &mut impl Kernel) {
         let mut failed = failed;
         loop {
+            let random = self.draw();
             let Some(session) = self.sessions.of(key) else { return };
-            let server = match balance::pick(&session.listener.pool, &session.life.tried) {
+            let life = &session.life;
+            let caller = Caller { tried: &life.tried, address: life.peer.map(|peer| peer.ip()), random };
+            let server = match balance::pick(&session.listener.pool, &caller) {
                 Pick::Server(server) => server,
                 pick => {
                     let ending = match (failed, pick) {
@@ -255,12 +259,16 @@ impl Shard {
         if terms.lifetime_ms == 0 {
             return u64::MAX;
         }
-        // xorshift64 (Marsaglia 2003): jitter needs no better.
+        let length = ms(terms.lifetime_ms);
+        now + length - self.draw() % (length / 10).max(1)
+    }
+
+    /// xorshift64 (Marsaglia 2003): jitter and `random-two` need no better.
+    fn draw(&mut self) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
-        let length = ms(terms.lifetime_ms);
-        now + length - self.random % (length / 10).max(1)
+        self.random
     }
 }
 

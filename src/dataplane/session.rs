@@ -58,7 +58,7 @@ pub enum Phase {
 pub struct Life {
     /// See [`super::record::Record::session`].
     pub id: u64,
-    /// The client's address, when it is recorded.
+    /// The client's address, when it is recorded or the pool's policy goes by it.
     pub peer: Option<SocketAddr>,
     /// Our port towards the server.
     pub local_port: u16,

@@ -81,7 +81,7 @@ pub(super) struct Quiet {
 }
 
 impl Shard {
-    /// The shard of worker `index`, with no door open: [`Shard::adopt`] opens them. `seed` feeds its jitter.
+    /// The shard of worker `index`, with no door open: [`Shard::adopt`] opens them. `seed` feeds its jitter and draws.
     pub fn new(index: usize, commons: Arc<Commons>, now: u64, seed: u64) -> Self {
         let scene = commons.scene.load_full();
         Self {

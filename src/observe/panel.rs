@@ -123,6 +123,7 @@ pub(crate) mod tests {
         let address: std::net::SocketAddr = address.parse().expect("an address");
         Server {
             name: name.into(),
+            key: 0,
             address: Address::Inet(address),
             sockaddr: address.into(),
             weight: 1,
@@ -140,6 +141,7 @@ pub(crate) mod tests {
             policy: Policy::RoundRobin,
             servers: vec![server(&mut registry, "web1", "10.0.0.21:80"), server(&mut registry, "web2", "10.0.0.22:80")],
             rotation: vec![0, 1],
+            table: Vec::new(),
             terms: Terms {
                 connect_ms: 3_000,
                 connect_attempts: 3,
