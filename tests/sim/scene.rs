@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use ringway::config::ledger::{ListenerLedger, Registry, ServerLedger, Standing};
-use ringway::config::plan::Plan;
+use ringway::config::plan::{Plan, Policy};
 use ringway::dataplane::commons::{Door, Scene};
 
 use crate::rng::Rng;
@@ -18,6 +18,7 @@ const MS: u64 = 1_000_000;
 /// How a pool's sessions are run, for all of a run.
 #[derive(Debug)]
 pub struct PoolTerms {
+    pub policy: &'static str,
     pub connect_ns: u64,
     pub attempts: u64,
     /// 0: none.
@@ -32,6 +33,7 @@ impl PoolTerms {
     fn draw(rng: &mut Rng) -> Self {
         let ms = |rng: &mut Rng, low: u64, high: u64| (low + rng.size(high - low)) * MS;
         Self {
+            policy: rng.one_of(&Policy::ALL).name(),
             connect_ns: ms(rng, 1, 400),
             attempts: rng.range(1, 4),
             idle_ns: if rng.chance(200) { 0 } else { ms(rng, 10, 5_000) },
@@ -157,8 +159,9 @@ impl Stage {
             let sources: Vec<String> = (0..terms.sources).map(|i| format!("'10.9.0.{}'", i + 1)).collect();
             let _ = writeln!(
                 text,
-                "]\nconnect_timeout = '{}ms'\nconnect_attempts = {}\nidle_timeout = '{}ms'\nhalf_close_timeout = \
+                "]\npolicy = '{}'\nconnect_timeout = '{}ms'\nconnect_attempts = {}\nidle_timeout = '{}ms'\nhalf_close_timeout = \
                  '{}ms'\nmax_lifetime = '{}ms'\nsource = [{}]",
+                terms.policy,
                 ms(terms.connect_ns),
                 terms.attempts,
                 ms(terms.idle_ns),
