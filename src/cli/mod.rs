@@ -6,6 +6,7 @@ pub mod demo;
 pub mod doctor;
 pub mod health;
 pub mod load;
+pub mod man;
 pub mod plan;
 pub mod reload;
 pub mod run;
@@ -61,6 +62,10 @@ enum Verb {
     Health(health::Health),
     /// Look for what keeps ringway from running well here.
     Doctor(doctor::Doctor),
+    /// Write the manual pages
+    Man(man::ManVerb),
+    /// Write the completions for a shell
+    Completions(man::Completions),
 }
 
 /// Whether a command line would be run; the refusal as its user would see it. For tests and fuzzing.
@@ -84,5 +89,7 @@ pub fn main() -> ExitCode {
         Verb::Status(verb) => status::run(&verb),
         Verb::Health(verb) => health::run(&verb),
         Verb::Doctor(verb) => doctor::run(&verb),
+        Verb::Man(verb) => man::man(&verb),
+        Verb::Completions(verb) => man::completions(&verb),
     }
 }
