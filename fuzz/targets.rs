@@ -6,12 +6,11 @@
 use std::sync::{Arc, OnceLock};
 
 use ringway::config::ledger::Registry;
-use ringway::config::plan::LogFormat;
 use ringway::config::{Draft, diff, file, parse};
 use ringway::control::admin::{Problem, conversation};
 use ringway::control::reload::Answer;
 use ringway::dataplane::commons::{Commons, Scene};
-use ringway::observe::line::Line;
+use ringway::observe::line::{Line, Syntax};
 use ringway::observe::panel::{EngineChoice, Panel};
 use ringway::observe::status::Status;
 
@@ -114,23 +113,29 @@ pub fn admin(data: &[u8]) {
 /// A value in a line of the log: it stays on its line and in its place, and reads back as it was.
 pub fn log_line(data: &[u8]) {
     let value = String::from_utf8_lossy(data);
-    for format in [LogFormat::Json, LogFormat::Logfmt] {
+    for syntax in [Syntax::Json, Syntax::Logfmt, Syntax::Journal] {
         let mut out = Vec::new();
-        let mut line = Line::begin(&mut out, format);
+        let mut line = Line::begin(&mut out, syntax);
         line.number("before", 1);
         line.text("value", &value);
         line.number("after", 2);
         line.end();
         let text = String::from_utf8(out).expect("UTF-8");
+        if syntax == Syntax::Journal {
+            let inner = text.strip_prefix("BEFORE=1\nVALUE=").and_then(|text| text.strip_suffix("\nAFTER=2\n\n"));
+            let inner = inner.expect("its place");
+            assert!(!inner.contains(|c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')), "{inner:?}");
+            continue;
+        }
         let line = text.strip_suffix('\n').expect("a whole line");
         assert!(!line.contains(|c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')), "{line:?}");
-        let quoted = match format {
-            LogFormat::Json => {
+        let quoted = match syntax {
+            Syntax::Json => {
                 let whole: serde_json::Value = serde_json::from_str(line).expect("JSON");
                 assert_eq!((&whole["before"], &whole["after"]), (&1.into(), &2.into()));
                 whole["value"].as_str().expect("a text").to_owned()
             }
-            LogFormat::Logfmt => {
+            Syntax::Logfmt | Syntax::Journal => {
                 let inner = line.strip_prefix("before=1 value=").and_then(|line| line.strip_suffix(" after=2"));
                 let inner = inner.expect("its place");
                 match inner.starts_with('"') {

@@ -18,7 +18,7 @@ const ARROWS: [(&str, &[&str]); 9] = [
     ("config", &["base"]),
     ("balance", &["config", "base"]),
     ("dataplane", &["balance", "kernel", "config", "sys", "base"]),
-    ("observe", &["dataplane", "config", "base"]),
+    ("observe", &["dataplane", "config", "sys", "base"]),
     ("control", &["base", "sys", "kernel", "config", "balance", "dataplane", "observe"]),
     ("cli", &["base", "sys", "kernel", "config", "balance", "dataplane", "observe", "control"]),
 ];

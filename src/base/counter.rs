@@ -31,6 +31,30 @@ impl Counter {
     }
 }
 
+/// A number that goes up and down and that exactly one thread writes.
+#[derive(Debug, Default)]
+pub struct Gauge(Counter);
+
+impl Gauge {
+    /// One more. Only the owning thread may call this.
+    #[inline]
+    pub fn rise(&self) {
+        self.0.add(1);
+    }
+
+    /// One less. Only the owning thread may call this, once for each [`Gauge::rise`].
+    #[inline]
+    pub fn fall(&self) {
+        self.0.add(u64::MAX);
+    }
+
+    /// The value as of some recent moment.
+    #[inline]
+    pub fn read(&self) -> u64 {
+        self.0.read()
+    }
+}
+
 /// One padded `T` a worker.
 #[derive(Debug)]
 pub struct PerWorker<T>(Box<[CachePadded<T>]>);

@@ -153,6 +153,7 @@ fn settings(old: &Plan, new: &Plan) -> Vec<Setting> {
             ("log.target", print::string(&log.target.to_string())),
             ("log.format", print::string(log.format.name())),
             ("log.access", log.access.to_string()),
+            ("log.socket", log.target.socket().map_or_else(none, |path| print::string(&path.to_string_lossy()))),
             ("admin.socket", admin.socket.as_ref().map_or_else(none, |path| print::string(&path.to_string_lossy()))),
             ("admin.http", admin.http.map_or_else(none, |http| print::string(&http.to_string()))),
         ]

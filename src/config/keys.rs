@@ -20,7 +20,7 @@ pub(super) const GLOBAL: Keys = Keys {
     now: &["workers", "engine", "max_connections", "user", "group", "drain_timeout"],
     later: &[],
 };
-pub(super) const LOG: Keys = Keys { place: "[log]", now: &["target", "format", "access"], later: &[] };
+pub(super) const LOG: Keys = Keys { place: "[log]", now: &["target", "format", "access", "socket"], later: &[] };
 pub(super) const ADMIN: Keys = Keys { place: "[admin]", now: &["socket", "http"], later: &[] };
 pub(super) const LISTENER: Keys = Keys {
     place: "[listeners.NAME]",
@@ -51,11 +51,6 @@ pub(super) const SERVER: Keys = Keys {
 pub(super) const KEEPALIVE: Keys = Keys { place: "`keepalive`", now: &["idle", "interval", "count"], later: &[] };
 
 const ALL: [&Keys; 8] = [&ROOT, &GLOBAL, &LOG, &ADMIN, &LISTENER, &POOL, &SERVER, &KEEPALIVE];
-
-/// Log targets that do not work yet.
-pub(super) const TARGETS_LATER: &[&str] = &["journald", "syslog"];
-/// Log formats that do not work yet.
-pub(super) const FORMATS_LATER: &[&str] = &["haproxy"];
 
 impl Keys {
     /// What to do about `wrong`, which is no key here.

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-use crate::base::counter::{Counter, PerWorker};
+use crate::base::counter::{Counter, Gauge, PerWorker};
 use crate::base::histogram::Histogram;
 
 /// Statistics of one listener, kept by its name.
@@ -54,6 +54,8 @@ pub struct PoolLedger {
 /// What one worker counted for one pool.
 #[derive(Debug, Default)]
 pub struct PoolTally {
+    /// Sessions that live.
+    pub sessions: Gauge,
     /// Connects that were tried again on another server.
     pub retries: Counter,
     /// Time from the pick of a server to its connection.

@@ -13,6 +13,10 @@ pub const STRING_BYTES_MAX: usize = 4096;
 pub const NAME_BYTES_MAX: usize = 64;
 /// Longest name of a user or group, in bytes (useradd(8) takes 32).
 pub const ACCOUNT_BYTES_MAX: usize = 32;
+/// Where syslog listens, unless `log.socket` says otherwise.
+pub const SYSLOG_SOCKET_DEFAULT: &str = "/dev/log";
+/// Where the systemd journal listens, unless `log.socket` says otherwise.
+pub const JOURNALD_SOCKET_DEFAULT: &str = "/run/systemd/journal/socket";
 /// Longest path of a unix socket, in bytes: `sun_path` of unix(7) less its NUL.
 pub const UNIX_PATH_BYTES_MAX: usize = 107;
 

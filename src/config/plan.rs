@@ -4,7 +4,7 @@
 //! session that began under an old plan keeps what it began with and nothing else of that plan.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::ledger::{ListenerLedger, PoolLedger, ServerLedger};
@@ -83,6 +83,20 @@ pub enum LogTarget {
     Stdout,
     /// A file, opened for appending, reopened on SIGUSR1.
     File(PathBuf),
+    /// Datagrams of syslog (RFC 3164, as syslog(3) sends them) to this unix socket.
+    Syslog(PathBuf),
+    /// Entries of the systemd journal, in its native protocol, to this unix socket.
+    Journald(PathBuf),
+}
+
+impl LogTarget {
+    /// `log.socket`: where syslog or the journal listens.
+    pub fn socket(&self) -> Option<&Path> {
+        match self {
+            LogTarget::Stdout | LogTarget::File(_) => None,
+            LogTarget::Syslog(path) | LogTarget::Journald(path) => Some(path),
+        }
+    }
 }
 
 /// `log.format`.
@@ -92,6 +106,8 @@ pub enum LogFormat {
     Json,
     /// `key=value` pairs.
     Logfmt,
+    /// The tcplog of HAProxy (its configuration manual, §8.2.2).
+    Haproxy,
 }
 
 /// `[admin]`.

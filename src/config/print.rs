@@ -41,6 +41,9 @@ impl Draft {
         writeln!(out, "target = {}", string(&self.log.target.to_string()))?;
         writeln!(out, "format = {}", string(self.log.format.name()))?;
         writeln!(out, "access = {}", self.log.access)?;
+        if let Some(path) = self.log.target.socket() {
+            writeln!(out, "socket = {}", string(&path.to_string_lossy()))?;
+        }
 
         writeln!(out, "\n[admin]")?;
         match &self.admin.socket {
@@ -140,6 +143,7 @@ impl LogFormat {
         match self {
             LogFormat::Json => "json",
             LogFormat::Logfmt => "logfmt",
+            LogFormat::Haproxy => "haproxy",
         }
     }
 }
@@ -163,6 +167,8 @@ impl std::fmt::Display for LogTarget {
         match self {
             LogTarget::Stdout => f.write_str("stdout"),
             LogTarget::File(path) => path.display().fmt(f),
+            LogTarget::Syslog(_) => f.write_str("syslog"),
+            LogTarget::Journald(_) => f.write_str("journald"),
         }
     }
 }

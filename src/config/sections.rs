@@ -116,36 +116,51 @@ fn log(reader: &mut Reader<'_>, root: &Section<'_, '_>) -> Log {
     let Some(section) = section(reader, root, "log", &keys::LOG) else {
         return log;
     };
-    if let Some(target) = log_target(reader, &section) {
+    let socket = log_socket(reader, &section);
+    if let Some(target) = log_target(reader, &section, socket.as_ref().map(|path| path.value.clone())) {
         log.target = target;
+        if let (Some(path), None) = (socket, log.target.socket()) {
+            let help = "write `target = \"syslog\"` or \"journald\", or take `socket` out";
+            reader.advise(&path.at, "`socket` is for the targets \"syslog\" and \"journald\"", help);
+        }
     }
-    let formats = [("json", LogFormat::Json), ("logfmt", LogFormat::Logfmt)];
-    if let Some(format) = reader.choice(&section, "format", &formats, keys::FORMATS_LATER) {
+    let formats = [("json", LogFormat::Json), ("logfmt", LogFormat::Logfmt), ("haproxy", LogFormat::Haproxy)];
+    if let Some(format) = reader.choice(&section, "format", &formats, &[]) {
         log.format = format;
     }
     log.access = reader.boolean(&section, "access").unwrap_or(true);
     log
 }
 
-fn log_target(reader: &mut Reader<'_>, section: &Section<'_, '_>) -> Option<LogTarget> {
-    let text = reader.string("target", section.table.get("target")?)?;
-    if text.value == "stdout" {
-        return Some(LogTarget::Stdout);
-    }
-    if text.value.contains('/') {
-        let path = reader.check(&text.at, value::absolute(&text.value))?;
-        return Some(LogTarget::File(path.value));
-    }
-    let later = keys::TARGETS_LATER;
-    if later.contains(&text.value.as_str()) {
-        let message = format!("target {} is not supported yet", quote(&text.value));
-        reader.advise(&text.at, message, "write \"stdout\", or the absolute path of a file");
+fn log_socket(reader: &mut Reader<'_>, section: &Section<'_, '_>) -> Option<Located<PathBuf>> {
+    let text = reader.string("socket", section.table.get("socket")?)?;
+    if let Some(path) = text.value.strip_prefix("unix:") {
+        let help = format!("write {}; it is always a unix socket", quote(path));
+        reader.advise(&text.at, "`socket` is a path, without `unix:`", help);
         return None;
     }
-    let near = did_you_mean(&text.value, ["stdout"].iter().chain(later).copied());
-    let help = near.map_or("write \"stdout\", or the absolute path of a file".to_owned(), |near| {
-        format!("did you mean \"{near}\"?")
-    });
+    reader.check(&text.at, value::unix_path(&text.value))
+}
+
+/// The target; without the key, standard output.
+fn log_target(reader: &mut Reader<'_>, section: &Section<'_, '_>, socket: Option<PathBuf>) -> Option<LogTarget> {
+    const HELP: &str = "write \"stdout\", \"syslog\", \"journald\", or the absolute path of a file";
+    let Some(value) = section.table.get("target") else {
+        return Some(LogTarget::Stdout);
+    };
+    let text = reader.string("target", value)?;
+    let or = |default: &str| socket.unwrap_or_else(|| PathBuf::from(default));
+    match text.value.as_str() {
+        "stdout" => return Some(LogTarget::Stdout),
+        "syslog" => return Some(LogTarget::Syslog(or(limits::SYSLOG_SOCKET_DEFAULT))),
+        "journald" => return Some(LogTarget::Journald(or(limits::JOURNALD_SOCKET_DEFAULT))),
+        path if path.contains('/') => {
+            return reader.check(&text.at, value::absolute(path)).map(|path| LogTarget::File(path.value));
+        }
+        _ => {}
+    }
+    let near = did_you_mean(&text.value, ["stdout", "syslog", "journald"]);
+    let help = near.map_or(HELP.to_owned(), |near| format!("did you mean \"{near}\"?"));
     reader.advise(&text.at, format!("unknown target {}", quote(&text.value)), help);
     None
 }

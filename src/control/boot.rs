@@ -9,8 +9,9 @@ use crate::config::{self, file};
 use crate::dataplane::commons::{Commons, Scene};
 use crate::observe::event::Event;
 use crate::observe::panel::Panel;
+use crate::observe::pen::Style;
 use crate::observe::sink::Sink;
-use crate::observe::writer::{self, Log, LogThread, Style};
+use crate::observe::writer::{self, Log, LogThread};
 use crate::sys::privilege::{self, Identity};
 use crate::sys::{affinity, listen};
 
@@ -64,7 +65,7 @@ pub(super) fn boot(source: &Source, habits: &Habits) -> Result<Booted, Failure> 
     let commons = Arc::new(Commons::new(workers, Scene { plan: Arc::clone(&plan), doors }, max_connections));
     let (crew, engine) = hire(&commons, &cores(workers, habits), engine)?;
     let panel = Panel::new(Arc::clone(&commons), engine.choice(), log.tally());
-    let style = Style { format: plan.log.format, access: plan.log.access };
+    let style = Style::of(&plan.log);
     let log_thread = inbox
         .start(&log, Arc::clone(&commons), style, sink)
         .map_err(|cause| Failure::Start { what: "the log thread", cause })?;

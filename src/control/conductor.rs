@@ -18,7 +18,8 @@ use crate::base::pulse::Pulse;
 use crate::dataplane::commons::{Door, Scene, monotonic_ns};
 use crate::observe::event::Event;
 use crate::observe::panel::Panel;
-use crate::observe::writer::{Log, LogThread, Style};
+use crate::observe::pen::Style;
+use crate::observe::writer::{Log, LogThread};
 
 use super::admin::{self, AdminSockets, Board, COMMANDS_MAX, Command, Reply};
 use super::boot::{Booted, boot};
@@ -296,7 +297,7 @@ impl Conductor {
         self.workshop.registry.sweep();
         self.board.text.store(Arc::new(text));
         panel.reloads.applied();
-        self.log.restyle(Style { format: plan.log.format, access: plan.log.access }, sink);
+        self.log.restyle(Style::of(&plan.log), sink);
         let answer = Answer {
             applied: true,
             generation: plan.generation,

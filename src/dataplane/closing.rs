@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::commons::Commons;
 use super::ending::{ConnectResult, Ending};
-use super::record::Record;
-use super::session::{Phase, Role};
+use super::record::{Crowd, Record};
+use super::session::{Phase, Role, Session};
 use super::shard::Shard;
 use crate::balance;
+use crate::base::counter::Counter;
 use crate::base::slab::Key;
+use crate::config::plan::LogFormat;
 use crate::kernel::{Close, Kernel, Request};
 
 impl Shard {
@@ -51,7 +54,9 @@ impl Shard {
         }
         session.listener.ledger.tally.of(index).ended[ending as usize].bump();
         let length_us = now.saturating_sub(session.life.accepted_ns) / 1_000;
-        session.listener.pool.ledger.tally.of(index).session.record(length_us);
+        let pool = session.listener.pool.ledger.tally.of(index);
+        pool.session.record(length_us);
+        pool.sessions.fall();
         self.desk().sessions.fetch_sub(1, Ordering::Relaxed);
         self.wheel.clear(key.index);
         self.report(key, Some(ending), errno, now);
@@ -70,9 +75,11 @@ impl Shard {
 
     /// Puts a record of a session into the queue to the log: its end, or (`ending` is `None`) how it stands.
     pub(super) fn report(&mut self, key: Key, ending: Option<Ending>, errno: i32, now: u64) {
-        if !self.scene.plan.log.access {
+        let log = &self.scene.plan.log;
+        if !log.access {
             return;
         }
+        let shows_crowd = log.format == LogFormat::Haproxy && ending.is_some();
         let Some(session) = self.sessions.of(key) else { return };
         let life = &session.life;
         let record = Record {
@@ -91,10 +98,30 @@ impl Shard {
             attempts: life.tried.count(),
             ending,
             errno,
+            crowd: shows_crowd.then(|| crowd(&self.commons, session)),
         };
         let desk = self.desk();
         if desk.records.push(record).is_err() {
             desk.tally.records_dropped.bump();
         }
+    }
+}
+
+/// Who is there when `session` has just ended and been counted. A few loads a worker, and only for the format that shows it.
+fn crowd(commons: &Commons, session: &Session) -> Crowd {
+    let listener = &session.listener;
+    // What has ended is read first: a session that another worker opens and ends meanwhile must not count as minus one.
+    let at_listener = listener.ledger.tally.sum(|t| {
+        let ended: u64 = t.ended.iter().map(Counter::read).sum();
+        t.opened.read().saturating_sub(ended)
+    });
+    let server =
+        session.life.chosen.or(session.life.last).and_then(|index| listener.pool.servers.get(usize::from(index)));
+    let number = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+    Crowd {
+        process: commons.sessions().saturating_add(1),
+        listener: number(at_listener).saturating_add(1),
+        pool: number(listener.pool.ledger.tally.sum(|t| t.sessions.read())),
+        server: server.map_or(0, |server| server.ledger.active.load(Ordering::Relaxed)),
     }
 }

@@ -32,6 +32,7 @@ impl Shard {
         kernel: &mut impl Kernel,
     ) {
         listener.ledger.tally.of(self.index).opened.bump();
+        listener.pool.ledger.tally.of(self.index).sessions.rise();
         self.sessions_opened += 1;
         let wanted = self.scene.plan.log.access || listener.pool.policy.is_by_source();
         let peer = if wanted { kernel.peer(client) } else { None };

@@ -41,6 +41,21 @@ pub struct Record {
     pub ending: Option<Ending>,
     /// The errno behind the ending; 0 when there is none.
     pub errno: i32,
+    /// Who else was there; only for a log that shows it.
+    pub crowd: Option<Crowd>,
+}
+
+/// Sessions at the end of one, the way HAProxy counts them in its log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Crowd {
+    /// Of the daemon, with the one that ended.
+    pub process: u32,
+    /// Of the listener, with the one that ended.
+    pub listener: u32,
+    /// Of the pool, without it.
+    pub pool: u32,
+    /// Of the server, without it.
+    pub server: u32,
 }
 
 /// Something a worker has to say that belongs to no session. Rate-limited at the source: one a second and kind.

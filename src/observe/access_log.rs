@@ -1,9 +1,9 @@
 //! The access log: one line a session, at its end; one every five minutes of a long life, with `reason` "running".
 
-use crate::config::plan::{Address, LogFormat};
+use crate::config::plan::Address;
 use crate::dataplane::record::Record;
 
-use super::line::{Line, Stamp};
+use super::line::{Line, Stamp, Syntax};
 
 /// What `reason` says of a session that goes on.
 pub const RUNNING: &str = "running";
@@ -11,13 +11,13 @@ pub const RUNNING: &str = "running";
 /// Bits of a session id that count; the worker's index is above them. See [`Record::session`].
 const COUNT_BITS: u32 = 48;
 
-/// Appends the line of `record`. `offset_ns` is the wall clock less the monotonic one, at about the time of the record.
+/// Appends `record`. `offset_ns` is the wall clock less the monotonic one, at about the time of the record.
 ///
-/// In JSON a field without a value is `null`, in logfmt `-`; both formats have every field in every line.
-pub fn write(out: &mut Vec<u8>, format: LogFormat, stamp: &mut Stamp, offset_ns: u64, record: &Record) {
+/// In JSON a field without a value is `null`, in logfmt `-`; both have every field in every line.
+pub fn write(out: &mut Vec<u8>, syntax: Syntax, stamp: &mut Stamp, offset_ns: u64, record: &Record) {
     let pool = &record.listener.pool;
     let server = record.server.and_then(|index| pool.servers.get(index as usize));
-    let mut line = Line::begin(out, format);
+    let mut line = Line::begin(out, syntax);
     line.word("ts", stamp.text(record.made_ns.wrapping_add(offset_ns)));
     line.pair("session", record.session >> COUNT_BITS, record.session & ((1 << COUNT_BITS) - 1));
     line.text("listener", &record.listener.name);
@@ -57,14 +57,14 @@ pub fn write(out: &mut Vec<u8>, format: LogFormat, stamp: &mut Stamp, offset_ns:
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use super::*;
     use crate::dataplane::ending::Ending;
     use crate::observe::panel::tests::plan;
 
-    fn record() -> Record {
+    pub(in crate::observe) fn record() -> Record {
         Record {
             session: (1 << COUNT_BITS) | 162,
             made_ns: 7_000_000_000,
@@ -81,20 +81,21 @@ mod tests {
             attempts: 2,
             ending: Some(Ending::ServerReset),
             errno: 104,
+            crowd: None,
         }
     }
 
-    fn text(format: LogFormat, record: &Record) -> String {
+    fn text(syntax: Syntax, record: &Record) -> String {
         let mut out = Vec::new();
         let offset_ns = 951_827_696_123_456_789 - 7_000_000_000;
-        write(&mut out, format, &mut Stamp::default(), offset_ns, record);
+        write(&mut out, syntax, &mut Stamp::default(), offset_ns, record);
         String::from_utf8(out).expect("UTF-8")
     }
 
     #[test]
     fn json() {
         assert_eq!(
-            text(LogFormat::Json, &record()),
+            text(Syntax::Json, &record()),
             concat!(
                 r#"{"ts":"2000-02-29T12:34:56.123456Z","session":"1-162","listener":"web","#,
                 r#""client":"192.0.2.9:51234","pool":"web","server":"web2","address":"10.0.0.22:80","#,
@@ -109,7 +110,7 @@ mod tests {
     #[test]
     fn logfmt() {
         assert_eq!(
-            text(LogFormat::Logfmt, &record()),
+            text(Syntax::Logfmt, &record()),
             concat!(
                 "ts=2000-02-29T12:34:56.123456Z session=1-162 listener=web client=192.0.2.9:51234 pool=web ",
                 "server=web2 address=10.0.0.22:80 local_port=40001 queue_us=0 connect_us=312 first_byte_us=- ",
@@ -128,14 +129,14 @@ mod tests {
         record.connect_us = None;
         record.ending = None;
         record.errno = 0;
-        let line = text(LogFormat::Json, &record);
+        let line = text(Syntax::Json, &record);
         let read: serde_json::Value = serde_json::from_str(&line).expect("JSON");
         assert_eq!(read["client"], "unix");
         for field in ["server", "address", "local_port", "connect_us"] {
             assert!(read[field].is_null(), "{field}");
         }
         assert_eq!(read["reason"], RUNNING);
-        assert!(text(LogFormat::Logfmt, &record).contains(" server=- address=- local_port=- "));
+        assert!(text(Syntax::Logfmt, &record).contains(" server=- address=- local_port=- "));
     }
 
     #[test]
@@ -146,7 +147,7 @@ mod tests {
         let rounds = 100_000_u32;
         for _ in 0..rounds {
             out.clear();
-            write(&mut out, LogFormat::Json, &mut stamp, 0, &record);
+            write(&mut out, Syntax::Json, &mut stamp, 0, &record);
         }
         let each = begun.elapsed() / rounds;
         println!("{each:?} a record");

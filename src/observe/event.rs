@@ -3,10 +3,9 @@
 
 use std::time::SystemTime;
 
-use crate::config::plan::LogFormat;
 use crate::dataplane::record::Note;
 
-use super::line::{Line, Stamp};
+use super::line::{Line, Stamp, Syntax};
 
 /// How much an event matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -108,6 +107,11 @@ impl Event {
         self.level
     }
 
+    /// When it happened, in nanoseconds since 1970.
+    pub fn unix_ns(&self) -> u64 {
+        self.unix_ns
+    }
+
     /// What a worker noted.
     pub fn of_note(worker: usize, note: &Note) -> Self {
         let event = match note {
@@ -151,9 +155,15 @@ impl Event {
     }
 
     /// Appends its line.
-    pub fn write(&self, out: &mut Vec<u8>, format: LogFormat, stamp: &mut Stamp) {
-        let mut line = Line::begin(out, format);
+    pub fn write(&self, out: &mut Vec<u8>, syntax: Syntax, stamp: &mut Stamp) {
+        let mut line = Line::begin(out, syntax);
         line.word("ts", stamp.text(self.unix_ns));
+        self.tell(&mut line);
+        line.end();
+    }
+
+    /// Adds all but its time to `line`.
+    pub fn tell(&self, line: &mut Line<'_>) {
         line.word("level", self.level.word().as_bytes());
         line.word("event", self.name.as_bytes());
         line.text("message", &self.message);
@@ -164,7 +174,6 @@ impl Event {
                 Value::Flag(flag) => line.flag(key, *flag),
             }
         }
-        line.end();
     }
 }
 
@@ -184,9 +193,9 @@ mod tests {
     use super::*;
     use crate::observe::panel::tests::plan;
 
-    fn text(event: &Event, format: LogFormat) -> String {
+    fn text(event: &Event, syntax: Syntax) -> String {
         let mut out = Vec::new();
-        event.write(&mut out, format, &mut Stamp::default());
+        event.write(&mut out, syntax, &mut Stamp::default());
         String::from_utf8(out).expect("UTF-8")
     }
 
@@ -197,7 +206,7 @@ mod tests {
             .with("applied", false);
         event.unix_ns = 0;
         assert_eq!(
-            text(&event, LogFormat::Json),
+            text(&event, Syntax::Json),
             concat!(
                 r#"{"ts":"1970-01-01T00:00:00.000000Z","level":"error","event":"reload","#,
                 r#""message":"ringway.toml:3:1: \"no\"\nsecond line","generation":4,"applied":false}"#,
@@ -205,7 +214,7 @@ mod tests {
             )
         );
         assert_eq!(
-            text(&event, LogFormat::Logfmt),
+            text(&event, Syntax::Logfmt),
             "ts=1970-01-01T00:00:00.000000Z level=error event=reload \
              message=\"ringway.toml:3:1: \\\"no\\\"\\nsecond line\" generation=4 applied=false\n"
         );
@@ -222,12 +231,12 @@ mod tests {
             Note::NoPipes { errno: 24 },
         ];
         for note in &notes {
-            let line = text(&Event::of_note(3, note), LogFormat::Json);
+            let line = text(&Event::of_note(3, note), Syntax::Json);
             let read: serde_json::Value = serde_json::from_str(&line).expect("JSON");
             assert_eq!(read["worker"], 3);
             assert_eq!(read["level"], "warn");
         }
-        let line = text(&Event::of_note(0, &notes[2]), LogFormat::Json);
+        let line = text(&Event::of_note(0, &notes[2]), Syntax::Json);
         assert!(line.contains(r#""server":"web1""#), "{line}");
     }
 }

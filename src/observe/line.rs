@@ -4,49 +4,67 @@
 //! its line separators) are escaped in both formats, so nobody can forge a record or paint an operator's terminal.
 
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
-use crate::config::plan::LogFormat;
+/// How keys and values are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Syntax {
+    /// A JSON object.
+    Json,
+    /// `key=value` pairs with blanks between them.
+    Logfmt,
+    /// Fields of a journal entry: `KEY=value`, one a line, and an empty line behind the last. Values are shown as they
+    /// are, but for control characters and the backslash that escapes them.
+    Journal,
+}
 
 /// A line under construction at the end of `out`.
 #[derive(Debug)]
 pub struct Line<'a> {
     out: &'a mut Vec<u8>,
-    format: LogFormat,
+    syntax: Syntax,
     first: bool,
 }
 
 impl<'a> Line<'a> {
     /// Begins a line.
-    pub fn begin(out: &'a mut Vec<u8>, format: LogFormat) -> Self {
-        if format == LogFormat::Json {
+    pub fn begin(out: &'a mut Vec<u8>, syntax: Syntax) -> Self {
+        if syntax == Syntax::Json {
             out.push(b'{');
         }
-        Self { out, format, first: true }
+        Self { out, syntax, first: true }
     }
 
     /// Ends it. A line that is dropped instead has no end.
     pub fn end(self) {
-        let end: &[u8] = match self.format {
-            LogFormat::Json => b"}\n",
-            LogFormat::Logfmt => b"\n",
+        let end: &[u8] = match self.syntax {
+            Syntax::Json => b"}\n",
+            Syntax::Logfmt => b"\n",
+            Syntax::Journal => b"\n\n",
         };
         self.out.extend_from_slice(end);
     }
 
     fn key(&mut self, key: &str) {
         let first = std::mem::replace(&mut self.first, false);
-        match self.format {
-            LogFormat::Json => {
+        match self.syntax {
+            Syntax::Json => {
                 self.out.extend_from_slice(if first { b"\"" } else { b",\"" });
                 self.out.extend_from_slice(key.as_bytes());
                 self.out.extend_from_slice(b"\":");
             }
-            LogFormat::Logfmt => {
+            Syntax::Logfmt => {
                 if !first {
                     self.out.push(b' ');
                 }
                 self.out.extend_from_slice(key.as_bytes());
+                self.out.push(b'=');
+            }
+            Syntax::Journal => {
+                if !first {
+                    self.out.push(b'\n');
+                }
+                self.out.extend(key.bytes().map(|byte| byte.to_ascii_uppercase()));
                 self.out.push(b'=');
             }
         }
@@ -55,10 +73,14 @@ impl<'a> Line<'a> {
     /// A text.
     pub fn text(&mut self, key: &str, value: &str) {
         self.key(key);
-        match self.format {
-            LogFormat::Json => quoted(self.out, value),
-            LogFormat::Logfmt if is_bare(value) => self.out.extend_from_slice(value.as_bytes()),
-            LogFormat::Logfmt => quoted(self.out, value),
+        match self.syntax {
+            Syntax::Json => quoted(self.out, value),
+            Syntax::Logfmt if is_bare(value) => self.out.extend_from_slice(value.as_bytes()),
+            Syntax::Logfmt => quoted(self.out, value),
+            Syntax::Journal => value.chars().for_each(|c| match c {
+                '"' => self.out.push(b'"'),
+                c => escaped(self.out, c),
+            }),
         }
     }
 
@@ -84,13 +106,14 @@ impl<'a> Line<'a> {
         self.out.extend_from_slice(word);
     }
 
-    /// A value that is not there: `null`, or `-`.
+    /// A value that is not there: `null`, or `-`; the journal does not get the field.
     pub fn absent(&mut self, key: &str) {
-        self.key(key);
-        let word: &[u8] = match self.format {
-            LogFormat::Json => b"null",
-            LogFormat::Logfmt => b"-",
+        let word: &[u8] = match self.syntax {
+            Syntax::Json => b"null",
+            Syntax::Logfmt => b"-",
+            Syntax::Journal => return,
         };
+        self.key(key);
         self.out.extend_from_slice(word);
     }
 
@@ -118,12 +141,7 @@ impl<'a> Line<'a> {
         self.quote();
         match address {
             SocketAddr::V4(v4) => {
-                for (i, octet) in v4.ip().octets().into_iter().enumerate() {
-                    if i > 0 {
-                        self.out.push(b'.');
-                    }
-                    decimal(self.out, u64::from(octet));
-                }
+                ipv4(self.out, *v4.ip());
                 self.out.push(b':');
                 decimal(self.out, u64::from(v4.port()));
             }
@@ -134,7 +152,7 @@ impl<'a> Line<'a> {
     }
 
     fn quote(&mut self) {
-        if self.format == LogFormat::Json {
+        if self.syntax == Syntax::Json {
             self.out.push(b'"');
         }
     }
@@ -174,6 +192,16 @@ fn escaped(out: &mut Vec<u8>, c: char) {
         }
         c if c.is_control() => drop(write!(out, "\\u{:04x}", u32::from(c))),
         c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+    }
+}
+
+/// Appends the four numbers of an address.
+pub fn ipv4(out: &mut Vec<u8>, ip: Ipv4Addr) {
+    for (i, octet) in ip.octets().into_iter().enumerate() {
+        if i > 0 {
+            out.push(b'.');
+        }
+        decimal(out, u64::from(octet));
     }
 }
 
@@ -230,7 +258,8 @@ impl Stamp {
     }
 }
 
-fn digits(at: &mut [u8], mut value: u64) {
+/// Fills `at` with the last digits of `value`.
+pub fn digits(at: &mut [u8], mut value: u64) {
     for digit in at.iter_mut().rev() {
         *digit = b'0' + (value % 10) as u8;
         value /= 10;
@@ -240,7 +269,7 @@ fn digits(at: &mut [u8], mut value: u64) {
 /// Year, month and day of a number of days since 1970-01-01, by counting in 400-year eras that begin on 1 March of a year
 /// divisible by 400, so that the leap day is the last day of a year (Howard Hinnant, "chrono-compatible low-level date
 /// algorithms", `civil_from_days`).
-fn civil(days: u64) -> (u64, u64, u64) {
+pub fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
     let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
@@ -258,9 +287,9 @@ mod tests {
 
     use super::*;
 
-    fn line(format: LogFormat, value: &str) -> String {
+    fn line(syntax: Syntax, value: &str) -> String {
         let mut out = Vec::new();
-        let mut line = Line::begin(&mut out, format);
+        let mut line = Line::begin(&mut out, syntax);
         line.text("a", value);
         line.number("n", 7);
         line.end();
@@ -271,26 +300,33 @@ mod tests {
     fn values_cannot_leave_their_quotes_or_their_line() {
         let nasty = "a\"b\\c\nd\re\tf\u{1b}[31m\u{9b}g\u{2028}h\u{202e}é \u{0}";
         assert_eq!(
-            line(LogFormat::Json, nasty),
+            line(Syntax::Json, nasty),
             concat!(r#"{"a":"a\"b\\c\nd\re\tf\u001b[31m\u009bg\u2028h\u202eé \u0000","n":7}"#, "\n")
         );
-        assert_eq!(line(LogFormat::Logfmt, "two words\n"), "a=\"two words\\n\" n=7\n");
-        assert_eq!(line(LogFormat::Logfmt, ""), "a=\"\" n=7\n");
-        assert_eq!(line(LogFormat::Logfmt, "-"), "a=\"-\" n=7\n");
-        assert_eq!(line(LogFormat::Logfmt, "x=y"), "a=\"x=y\" n=7\n");
-        assert_eq!(line(LogFormat::Logfmt, "10.0.0.1:80"), "a=10.0.0.1:80 n=7\n");
+        assert_eq!(line(Syntax::Logfmt, "two words\n"), "a=\"two words\\n\" n=7\n");
+        assert_eq!(line(Syntax::Logfmt, ""), "a=\"\" n=7\n");
+        assert_eq!(line(Syntax::Logfmt, "-"), "a=\"-\" n=7\n");
+        assert_eq!(line(Syntax::Logfmt, "x=y"), "a=\"x=y\" n=7\n");
+        assert_eq!(line(Syntax::Logfmt, "10.0.0.1:80"), "a=10.0.0.1:80 n=7\n");
+        assert_eq!(
+            line(Syntax::Journal, "a \"b\"\\\nPRIORITY=0\u{1b}é"),
+            "A=a \"b\"\\\\\\nPRIORITY=0\\u001bé\nN=7\n\n"
+        );
     }
 
     proptest! {
         #[test]
         fn every_text_reads_back_as_it_was(value in any::<String>()) {
-            let json = line(LogFormat::Json, &value);
+            let json = line(Syntax::Json, &value);
             prop_assert_eq!(json.matches('\n').count(), 1);
             prop_assert!(!json.trim_end_matches('\n').chars().any(char::is_control));
             let read: serde_json::Value = serde_json::from_str(&json).expect("JSON");
             prop_assert_eq!(read["a"].as_str(), Some(value.as_str()));
-            let logfmt = line(LogFormat::Logfmt, &value);
+            let logfmt = line(Syntax::Logfmt, &value);
             prop_assert_eq!(logfmt.matches('\n').count(), 1);
+            let journal = line(Syntax::Journal, &value);
+            prop_assert_eq!(journal.matches('\n').count(), 3);
+            prop_assert!(journal.ends_with("\nN=7\n\n"));
         }
 
         #[test]

@@ -1,15 +1,19 @@
 //! What an operator sees: the access log, events of the daemon, metrics, status.
 //!
 //! Nothing here is ever on a worker's path. Workers leave plain data in bounded queues and counters; the log thread
-//! ([`writer`]) makes lines of it ([`access_log`], [`event`], both by way of [`mod@line`]) and puts them out ([`sink`]);
+//! ([`writer`]) makes lines of it ([`pen`]: [`access_log`], [`tcplog`], [`event`], by way of [`mod@line`]) and puts them
+//! out ([`sink`], [`courier`]);
 //! the admin server renders [`metrics`] and [`status`] from the [`panel`] when somebody asks.
 
 pub mod access_log;
+pub mod courier;
 pub mod event;
 pub mod line;
 pub mod metrics;
 pub mod panel;
+pub mod pen;
 pub mod process;
 pub mod sink;
 pub mod status;
+pub mod tcplog;
 pub mod writer;

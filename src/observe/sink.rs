@@ -14,6 +14,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::config::plan::LogTarget;
 
+use super::courier::Courier;
+use super::pen::Envelope;
+
 /// Mode of a log file that is made here: the owner writes, the group may read.
 const MODE: u32 = 0o640;
 /// What a pipe that polls writable takes whole (`PIPE_BUF`, pipe(7)).
@@ -23,10 +26,19 @@ const PIECE: usize = 4_096;
 #[derive(Debug)]
 pub struct Sink {
     target: Option<LogTarget>,
-    /// `None`: everything vanishes.
-    file: Option<File>,
-    /// A regular file, to which everything can be written at once.
-    regular: bool,
+    way: Way,
+}
+
+#[derive(Debug)]
+enum Way {
+    /// Everything vanishes.
+    Nowhere,
+    File {
+        file: File,
+        /// A regular file, to which everything can be written at once.
+        regular: bool,
+    },
+    Socket(Courier),
 }
 
 /// The log cannot be opened.
@@ -46,6 +58,10 @@ impl Sink {
     /// What open(2) said, with the name of the target.
     pub fn open(target: &LogTarget) -> Result<Self, SinkError> {
         let (name, opened) = match target {
+            LogTarget::Syslog(path) | LogTarget::Journald(path) => {
+                let way = Way::Socket(Courier::new(path, Envelope::of(target)));
+                return Ok(Self { target: Some(target.clone()), way });
+            }
             LogTarget::Stdout => {
                 ("on standard output".to_owned(), io::stdout().as_fd().try_clone_to_owned().map(File::from))
             }
@@ -53,12 +69,12 @@ impl Sink {
         };
         let file = opened.map_err(|cause| SinkError { name, cause })?;
         let regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
-        Ok(Self { target: Some(target.clone()), file: Some(file), regular })
+        Ok(Self { target: Some(target.clone()), way: Way::File { file, regular } })
     }
 
     /// A log that keeps nothing.
     pub fn nowhere() -> Self {
-        Self { target: None, file: None, regular: true }
+        Self { target: None, way: Way::Nowhere }
     }
 
     /// Opens the target again, as logrotate asks for. On an error the old file goes on.
@@ -66,8 +82,10 @@ impl Sink {
     /// # Errors
     /// As [`Sink::open`].
     pub fn reopen(&mut self) -> Result<(), SinkError> {
-        if let Some(target @ LogTarget::File(_)) = &self.target {
-            *self = Self::open(target)?;
+        match (&self.target, &mut self.way) {
+            (Some(target @ LogTarget::File(_)), _) => *self = Self::open(target)?,
+            (_, Way::Socket(courier)) => courier.reconnect(),
+            (_, Way::File { .. } | Way::Nowhere) => {}
         }
         Ok(())
     }
@@ -78,26 +96,36 @@ impl Sink {
     /// # Errors
     /// What fchown(2) said.
     pub fn pass_on(&self, (user, group): (Option<u32>, Option<u32>)) -> io::Result<()> {
-        match (&self.target, &self.file) {
-            (Some(LogTarget::File(_)), Some(file)) if self.regular && file.metadata()?.uid() == 0 => {
+        match (&self.target, &self.way) {
+            (Some(LogTarget::File(_)), Way::File { file, regular: true }) if file.metadata()?.uid() == 0 => {
                 std::os::unix::fs::fchown(file, user, group)
             }
             _ => Ok(()),
         }
     }
 
-    /// Writes some of `bytes` (whole lines) and says how much; 0: no room now.
+    /// Entries it took and could not deliver, since the last call.
+    pub fn take_lost(&mut self) -> u64 {
+        match &mut self.way {
+            Way::Socket(courier) => courier.take_lost(),
+            Way::File { .. } | Way::Nowhere => 0,
+        }
+    }
+
+    /// Writes some of `bytes` (whole entries) and says how much; 0: no room now.
     ///
     /// # Errors
-    /// What poll(2) or write(2) said; `EAGAIN` and `EINTR` count as no room.
+    /// What poll(2), write(2) or the socket said; `EAGAIN` and `EINTR` count as no room.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let Some(file) = &mut self.file else {
-            return Ok(bytes.len());
+        let (file, regular) = match &mut self.way {
+            Way::Nowhere => return Ok(bytes.len()),
+            Way::Socket(courier) => return courier.write(bytes),
+            Way::File { file, regular } => (file, *regular),
         };
         if bytes.is_empty() {
             return Ok(0);
         }
-        let piece = if self.regular {
+        let piece = if regular {
             bytes
         } else if has_room(file)? {
             piece(bytes)

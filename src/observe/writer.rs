@@ -13,12 +13,10 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::base::limits::{BUFFERED_MAX, LETTERS_MAX, RECORDS_TURN_MAX};
-use crate::config::plan::LogFormat;
 use crate::dataplane::commons::{Commons, monotonic_ns};
 
-use super::access_log;
 use super::event::{Event, unix_ns};
-use super::line::Stamp;
+use super::pen::{Pen, Style};
 use super::sink::Sink;
 
 /// Pauses between rounds: nothing to do, some, a lot, and a sink that takes nothing.
@@ -31,15 +29,6 @@ const COMPLAINT_EVERY: Duration = Duration::from_secs(60);
 /// How long the last lines may take when the daemon ends.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// How lines are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Style {
-    /// In which format.
-    pub format: LogFormat,
-    /// Whether sessions are recorded.
-    pub access: bool,
-}
-
 /// What the log lost. Records that workers dropped are counted by them.
 #[derive(Debug, Default)]
 pub struct LogTally {
@@ -47,7 +36,7 @@ pub struct LogTally {
 }
 
 impl LogTally {
-    /// Events that found the queue full.
+    /// Events that found the queue full, and entries that went out and could not be delivered.
     pub fn events_dropped(&self) -> u64 {
         self.events_dropped.load(Ordering::Relaxed)
     }
@@ -126,11 +115,10 @@ impl Inbox {
             letters: self.letters,
             tally: log.tally(),
             commons,
-            style,
+            pen: Pen::new(style),
             sink,
             buffer: Vec::with_capacity(BUFFERED_MAX),
             written: 0,
-            stamp: Stamp::default(),
             complained: None,
         };
         let thread = std::thread::Builder::new().name("ringway-log".into()).spawn(move || writer.run())?;
@@ -163,12 +151,11 @@ struct Writer {
     letters: Receiver<Letter>,
     tally: Arc<LogTally>,
     commons: Arc<Commons>,
-    style: Style,
+    pen: Pen,
     sink: Sink,
     buffer: Vec<u8>,
     /// How much of the buffer the sink has taken.
     written: usize,
-    stamp: Stamp,
     complained: Option<Instant>,
 }
 
@@ -225,7 +212,7 @@ impl Writer {
             self.tally.events_dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        event.write(&mut self.buffer, self.style.format, &mut self.stamp);
+        self.pen.event(&mut self.buffer, event);
     }
 
     fn reopen(&mut self) {
@@ -241,9 +228,15 @@ impl Writer {
     fn restyle(&mut self, style: Style, sink: Option<Box<Sink>>) {
         self.take_records();
         self.put_out();
-        self.style = style;
-        if let Some(sink) = sink {
-            self.sink = *sink;
+        let old = self.pen.style().envelope;
+        self.pen.restyle(style);
+        let Some(sink) = sink else { return };
+        self.sink = *sink;
+        if style.envelope != old {
+            // What the old sink did not take, the new one would not understand.
+            self.tally.events_dropped.fetch_add(old.count(&self.buffer[self.written..]), Ordering::Relaxed);
+            self.buffer.clear();
+            self.written = 0;
         }
     }
 
@@ -269,10 +262,7 @@ impl Writer {
                         break;
                     };
                     turn += 1;
-                    if self.style.access {
-                        let format = self.style.format;
-                        access_log::write(&mut self.buffer, format, &mut self.stamp, offset_ns, &record);
-                    }
+                    self.pen.record(&mut self.buffer, offset_ns, &record);
                 }
             }
             total += turn;
@@ -288,8 +278,9 @@ impl Writer {
 
     /// Gives the sink as much as it takes.
     fn put_out(&mut self) -> Moved {
-        let mut moved = 0;
-        while self.written < self.buffer.len() {
+        let (mut moved, begun) = (0, Instant::now());
+        // A sink that takes a little at a time must not keep us from the letters.
+        while self.written < self.buffer.len() && begun.elapsed() < BLOCKED {
             match self.sink.write(&self.buffer[self.written..]) {
                 Ok(0) => break,
                 Ok(n) => {
@@ -301,6 +292,10 @@ impl Writer {
                     break;
                 }
             }
+        }
+        let lost = self.sink.take_lost();
+        if lost > 0 {
+            self.tally.events_dropped.fetch_add(lost, Ordering::Relaxed);
         }
         if self.written == self.buffer.len() {
             self.buffer.clear();
@@ -349,12 +344,14 @@ enum Moved {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::plan::LogTarget;
+    use crate::config::plan::{LogFormat, LogTarget};
     use crate::dataplane::ending::Ending;
     use crate::dataplane::record::{Note, Record};
+    use crate::observe::line::Stamp;
     use crate::observe::panel::tests::panel;
+    use crate::observe::pen::Envelope;
 
-    const STYLE: Style = Style { format: LogFormat::Json, access: true };
+    const STYLE: Style = Style { format: LogFormat::Json, envelope: Envelope::Lines, access: true };
 
     fn record(commons: &Commons, session: u64) -> Record {
         Record {
@@ -373,6 +370,7 @@ mod tests {
             attempts: 1,
             ending: Some(Ending::Done),
             errno: 0,
+            crowd: None,
         }
     }
 
@@ -455,11 +453,39 @@ mod tests {
         log.reopen();
         wait_until("a new file", || read(&path).contains("log_reopened"));
         assert!(read(&rotated).contains("\"old\""));
-        log.restyle(Style { format: LogFormat::Logfmt, access: false }, None);
+        log.restyle(Style { format: LogFormat::Logfmt, envelope: Envelope::Lines, access: false }, None);
         log.say(Event::info("new", ""));
         wait_until("the new style", || read(&path).contains(" event=new "));
         commons.desks[0].records.push(record(&commons, 1)).expect("there is room");
         thread.finish();
         assert!(!read(&path).contains("session="));
+    }
+
+    #[test]
+    fn a_log_that_moves_to_a_socket_leaves_behind_what_the_socket_would_not_understand() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let fifo = directory.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("made");
+        let commons = Arc::clone(&panel().commons);
+        let (log, inbox) = open();
+        let thread = inbox
+            .start(&log, Arc::clone(&commons), STYLE, Sink::open(&LogTarget::File(fifo)).expect("opened"))
+            .expect("started");
+        wait_until("the old sink is full", || {
+            (0..1_000).any(|session| commons.desks[0].records.push(record(&commons, session)).is_err())
+        });
+        let path = directory.path().join("syslog");
+        let reader = std::os::unix::net::UnixDatagram::bind(&path).expect("bound");
+        reader.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
+        let sink = Sink::open(&LogTarget::Syslog(path)).expect("opened");
+        log.restyle(Style { envelope: Envelope::Syslog, ..STYLE }, Some(sink));
+        let mut buffer = [0; 4_096];
+        for _ in 0..100 {
+            let length = reader.recv(&mut buffer).expect("a record");
+            assert!(buffer[..length].starts_with(b"<134>"), "{}", String::from_utf8_lossy(&buffer[..length]));
+        }
+        assert!(log.tally().events_dropped() > 0, "what was left behind is counted");
+        drop(reader);
+        thread.finish();
     }
 }

@@ -8,3 +8,4 @@ pub mod listen;
 pub mod memory;
 pub mod privilege;
 pub mod stack;
+pub mod zone;

@@ -13,6 +13,7 @@ mod engine;
 mod faults;
 mod harness;
 mod limits;
+mod logs;
 mod mysql;
 mod relay;
 mod reload;

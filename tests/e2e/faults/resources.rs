@@ -280,7 +280,7 @@ fn t21_a_full_disk() {
 /// T40: what somebody else wrote stays on its line of the log and paints no terminal.
 #[test]
 fn t40_log_injection() {
-    for format in ["json", "logfmt"] {
+    for format in ["json", "logfmt", "haproxy"] {
         let ground = Ground::new();
         let server = Server::echo(&ground);
         let front = ground.address();
@@ -300,6 +300,7 @@ fn t40_log_injection() {
             assert!(!line.contains(bad), "{line:?}");
             match format {
                 "json" => assert!(serde_json::from_str::<serde_json::Value>(line).is_ok(), "{line}"),
+                "haproxy" => assert!(line.contains(&format!(" ringway[{}]: ", ringway.pid())), "{line}"),
                 _ => assert!(line.starts_with("ts="), "{line}"),
             }
         }

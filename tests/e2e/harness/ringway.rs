@@ -26,6 +26,7 @@ pub struct Ringway {
     admin: SocketAddr,
     socket: PathBuf,
     global: String,
+    target: String,
     log_extra: String,
     fds_before: usize,
 }
@@ -34,6 +35,7 @@ pub struct Ringway {
 pub struct Setup<'a> {
     ground: &'a Ground,
     global: String,
+    target: Option<String>,
     log_extra: String,
     wrapper: Vec<String>,
     before_exec: Option<fn() -> io::Result<()>>,
@@ -45,6 +47,7 @@ impl<'a> Setup<'a> {
         Self {
             ground,
             global: "workers = 2".to_owned(),
+            target: None,
             log_extra: String::new(),
             wrapper: Vec::new(),
             before_exec: None,
@@ -54,6 +57,12 @@ impl<'a> Setup<'a> {
     /// Other lines for `[global]`.
     pub fn global(mut self, lines: &str) -> Self {
         lines.clone_into(&mut self.global);
+        self
+    }
+
+    /// Another target of the log than a file.
+    pub fn target(mut self, target: &str) -> Self {
+        self.target = Some(target.to_owned());
         self
     }
 
@@ -115,7 +124,8 @@ impl<'a> Setup<'a> {
             };
         }
         let Files { config, log, socket } = ringway_config;
-        let text = prelude(&self.global, &log, &self.log_extra, &socket, admin) + rest_of_config;
+        let target = self.target.unwrap_or_else(|| log.display().to_string());
+        let text = prelude(&self.global, &target, &self.log_extra, &socket, admin) + rest_of_config;
         fs::write(&config, text).expect("own directory");
         let mut command = self.wrapper.iter().map(String::as_str).chain([BINARY, "run", "-c"]);
         let mut start = Command::new(command.next().expect("not empty"));
@@ -132,6 +142,7 @@ impl<'a> Setup<'a> {
             admin,
             socket,
             global: self.global,
+            target,
             log_extra: self.log_extra,
             fds_before: 0,
         }
@@ -144,14 +155,13 @@ struct Files {
     socket: PathBuf,
 }
 
-fn prelude(global: &str, log: &Path, log_extra: &str, socket: &Path, admin: SocketAddr) -> String {
+fn prelude(global: &str, target: &str, log_extra: &str, socket: &Path, admin: SocketAddr) -> String {
     let engine = match global.contains("engine = ") {
         true => String::new(),
         false => format!("engine = \"{}\"\n", engine::name()),
     };
     format!(
-        "[global]\n{global}\n{engine}\n[log]\ntarget = \"{}\"\n{log_extra}\n\n[admin]\nsocket = \"{}\"\nhttp = \"{admin}\"\n\n",
-        log.display(),
+        "[global]\n{global}\n{engine}\n[log]\ntarget = \"{target}\"\n{log_extra}\n\n[admin]\nsocket = \"{}\"\nhttp = \"{admin}\"\n\n",
         socket.display()
     )
 }
@@ -296,7 +306,7 @@ impl Ringway {
 
     /// Puts another configuration in place; nothing happens yet.
     pub fn write_config(&self, rest_of_config: &str) {
-        let text = prelude(&self.global, &self.log, &self.log_extra, &self.socket, self.admin) + rest_of_config;
+        let text = prelude(&self.global, &self.target, &self.log_extra, &self.socket, self.admin) + rest_of_config;
         // As an editor or a deployment does it: the daemon never sees half a file.
         let fresh = self.config.with_extension("new");
         fs::write(&fresh, text).expect("own directory");
