@@ -1,18 +1,21 @@
 //! What operators do to the daemon: start it twice, kill it, feed it bad files, give it addresses that are not there yet.
 
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
 use super::{FRONT, say};
-use crate::harness::facts::{await_that, is_listening};
+use crate::harness::facts::{await_some, await_that, http_get_unix, is_listening};
 use crate::harness::ground::{Ground, in_own_network};
 use crate::harness::invariants::Baseline;
 use crate::harness::network::on_a_network;
-use crate::harness::peers::{Server, ask, connect, exchange, reset};
-use crate::harness::ringway::{Ringway, Setup, all_of, listener, one_pool, pool};
+use crate::harness::peers::{Server, ask, connect, exchange, read_exactly, reset};
+use crate::harness::process::Process;
+use crate::harness::ringway::{BINARY, Ringway, Setup, all_of, listener, one_pool, pool};
 
 /// Ten thousand connections come and go, a third of them reset, a third without a word: nothing of them is left.
 #[test]
@@ -139,30 +142,41 @@ fn t27_bad_reloads() {
     ringway.end_well();
 }
 
-/// Killed and started again, over and over, with sessions open: each time it serves within two seconds. The kernel may
-/// hold the sockets of a dead ring a little longer than those of a dead process.
+/// Killed and started again on the same files, over and over, with sessions open and bytes on their way: each time it
+/// serves within two seconds. The kernel may hold the sockets of a dead ring a little longer than those of a dead process.
+/// `RINGWAY_KILLS` says how often; 20 times if it is not set.
 #[test]
 fn t30_kill_and_start_again() {
-    const ROUNDS: u32 = 20;
+    let rounds = std::env::var("RINGWAY_KILLS").map_or(20, |text| text.parse().expect("RINGWAY_KILLS is a number"));
     let ground = Ground::new();
-    let server = Server::echo(&ground);
-    let front = ground.address();
-    let config = one_pool(front, &[server.address()], "");
+    let (echo, endless) =
+        (Server::echo(&ground), Server::new(&ground, |mut s| while s.write_all(&[7; 65_536]).is_ok() {}));
+    let (front, bulk) = (ground.address(), ground.address());
+    let config = one_pool(front, &[echo.address()], "")
+        + &listener("bulk", &bulk.to_string(), "bulk")
+        + &pool("bulk", &[format!("{{ name = \"b\", address = \"{}\" }}", endless.address())], "");
     let mut ringway = Ringway::start(&ground, &config);
-    for round in 0..ROUNDS {
+    let mut slowest = Duration::ZERO;
+    for round in 0..rounds {
         let mut clients: Vec<TcpStream> = (0..8).map(|_| connect(front)).collect();
         for client in &mut clients {
             exchange(client, b"before").expect("an echo");
         }
-        ringway.signal(Signal::SIGKILL);
-        ringway.wait();
-        let began = Instant::now();
-        ringway = Ringway::start(&ground, &config);
-        exchange(&mut connect(front), b"after").expect("an echo");
-        let took = began.elapsed();
+        let mut readers: Vec<TcpStream> = (0..4).map(|_| connect(bulk)).collect();
+        for reader in &mut readers {
+            read_exactly(reader, 1 << 20).expect("a part of what never ends");
+        }
+        let took = ringway.kill_and_start_again();
         assert!(took < Duration::from_secs(2), "round {round}: {took:?} until it served");
+        slowest = slowest.max(took);
+        exchange(&mut connect(front), b"after").expect("an echo");
+        for client in &mut clients {
+            assert!(exchange(client, b"lost").is_err(), "a session outlived its process");
+        }
     }
+    println!("{rounds} kills, at most {slowest:?} until it served again");
     let baseline = Baseline::of(&ringway);
+    exchange(&mut connect(front), b"in the end").expect("an echo");
     baseline.holds_again(&mut ringway);
     ringway.end_well();
 }
@@ -207,5 +221,39 @@ fn t34_second_daemon() {
         }
         baseline.holds_again(&mut ringway);
         ringway.end_well();
+    });
+}
+
+/// Two started at the same moment on the same files, as two supervisors do it: one serves and can be talked to, the other
+/// ends at once and says why.
+#[test]
+fn t34_two_daemons_at_the_same_moment() {
+    in_own_network(|| {
+        let ground = Ground::new();
+        let server = Server::named(&ground, "a");
+        let front = ground.address();
+        // Leaves its files behind.
+        let written = Ringway::start(&ground, &one_pool(front, &[server.address()], ""));
+        let (config, socket) = (written.config().to_owned(), written.socket().to_owned());
+        written.end_well();
+        for round in 0..10 {
+            let mut twins = ["one", "other"].map(|name| {
+                let mut command = Command::new(BINARY);
+                command.args(["run", "-c"]).arg(&config);
+                Process::start(name, &mut command, &ground.file(&format!("{name}{round}.out")))
+            });
+            let (loser, status) =
+                await_some("one of the two to end", || (0..2).find_map(|n| twins[n].ended().map(|status| (n, status))));
+            let said = twins[loser].said().join("\n");
+            assert_eq!(status.code(), Some(1), "{said}");
+            assert!(said.contains("is ringway running already?"), "{said}");
+            await_that("the other to serve", || {
+                twins[1 - loser].must_live();
+                http_get_unix(&socket, "/readyz").is_ok_and(|(status, _)| status == 200)
+            });
+            assert_eq!(ask(front), "a");
+            twins[1 - loser].signal(Signal::SIGTERM);
+            assert!(twins[1 - loser].wait().success());
+        }
     });
 }

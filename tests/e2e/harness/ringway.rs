@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -21,6 +22,7 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_ringway");
 /// The daemon, with its files and its baseline.
 pub struct Ringway {
     process: Process,
+    start: Command,
     config: PathBuf,
     log: PathBuf,
     admin: SocketAddr,
@@ -87,11 +89,7 @@ impl<'a> Setup<'a> {
     /// Writes the configuration, starts the daemon and waits until it serves.
     pub fn start(self, rest_of_config: &str) -> Ringway {
         let mut ringway = self.launch(rest_of_config);
-        await_that("ringway to serve", || {
-            ringway.process.must_live();
-            http_get_unix(&ringway.socket, "/readyz").is_ok_and(|(status, _)| status == 200)
-        });
-        ringway.fds_before = fds_of(ringway.pid());
+        ringway.await_service();
         ringway
     }
 
@@ -137,6 +135,7 @@ impl<'a> Setup<'a> {
         let output = config.with_extension("out");
         Ringway {
             process: Process::start("ringway", &mut start, &output),
+            start,
             config,
             log,
             admin,
@@ -195,6 +194,26 @@ impl Ringway {
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    fn await_service(&mut self) {
+        await_that("ringway to serve", || {
+            self.process.must_live();
+            http_get_unix(&self.socket, "/readyz").is_ok_and(|(status, _)| status == 200)
+        });
+        self.fds_before = fds_of(self.pid());
+    }
+
+    /// Kills it without a chance to tidy up, starts it again on the same files as a supervisor does, and waits until it
+    /// serves; how long that took.
+    pub fn kill_and_start_again(&mut self) -> Duration {
+        self.signal(Signal::SIGKILL);
+        self.wait();
+        let began = Instant::now();
+        let output = self.config.with_extension("out");
+        self.process = Process::start("ringway", &mut self.start, &output);
+        self.await_service();
+        began.elapsed()
     }
 
     /// Its configuration file.
