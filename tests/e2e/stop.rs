@@ -47,6 +47,7 @@ fn quit_lets_sessions_finish() {
     drains_after(Signal::SIGQUIT);
 }
 
+/// T29: whoever asks is told that it is on its way out.
 #[test]
 fn readiness_ends_with_the_drain() {
     let ground = Ground::new();
@@ -63,6 +64,7 @@ fn readiness_ends_with_the_drain() {
     assert_eq!(ringway.sessions(), 1.0);
 }
 
+/// T29: the rest is cut after `drain_timeout`.
 #[test]
 fn sessions_that_do_not_finish_are_ended_after_the_timeout() {
     let ground = Ground::new();
@@ -82,6 +84,7 @@ fn sessions_that_do_not_finish_are_ended_after_the_timeout() {
     assert_eq!(ringway.record("shutdown")["code"], "KD");
 }
 
+/// T29: a second signal does not wait for that.
 #[test]
 fn a_second_term_stops_now() {
     let ground = Ground::new();

@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 
 use crate::harness::facts::{await_that, http_get};
 use crate::harness::ground::{Ground, need};
+use crate::harness::invariants::Baseline;
 use crate::harness::peers::Nginx;
 use crate::harness::ringway::{Ringway, one_pool};
 
@@ -58,6 +59,7 @@ fn two_web_servers_answer_in_turn_and_one_alone() {
     ringway.end_well();
 }
 
+/// T25: with short connections and with kept ones.
 #[test]
 fn not_one_request_fails_under_reloads() {
     let ground = Ground::new();
@@ -66,7 +68,8 @@ fn not_one_request_fails_under_reloads() {
     let both = [one.address(), two.address()];
     let configs =
         [one_pool(front, &both, ""), one_pool(front, &both, "connect_attempts = 2"), one_pool(front, &both[..1], "")];
-    let ringway = Ringway::start(&ground, &configs[0]);
+    let mut ringway = Ringway::start(&ground, &configs[0]);
+    let baseline = Baseline::of(&ringway);
     for flags in [["-c32", "-d4s", "-H", "Connection: close"], ["-c32", "-d3s", "-H", "Connection: keep-alive"]] {
         let mut round = 0;
         let requests = wrk_meanwhile(front, "/", &flags, || {
@@ -92,6 +95,7 @@ fn not_one_request_fails_under_reloads() {
         let names: Vec<String> = (0..2).filter_map(|_| http_get(front, "/").ok()).map(|(_, name)| name).collect();
         names.contains(&"web2".to_owned())
     });
+    baseline.holds_again(&mut ringway);
     ringway.end_well();
 }
 
