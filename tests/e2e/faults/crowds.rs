@@ -125,8 +125,9 @@ fn t07_idle_hoard() {
         }
         let status = ringway.verb(&["status"]);
         assert!(status.status.success(), "{}", all_of(&status));
-        let told = ringway.events().iter().filter(|event| event.contains("\"event\":\"max_connections\"")).count();
-        assert!((1..=6).contains(&told), "{told} lines of log about one and the same");
+        let told = || ringway.events().iter().filter(|event| event.contains("\"event\":\"max_connections\"")).count();
+        await_that("a word about it", || told() > 0);
+        assert!(told() <= 6, "{} lines of log about one and the same", told());
 
         drop(clients);
         drop(hoard);
