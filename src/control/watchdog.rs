@@ -69,7 +69,7 @@ pub(super) fn start(commons: Arc<Commons>, conductor: Arc<Pulse>, log: Log) -> i
                     None => (&*conductor, false, CONDUCTOR),
                 };
                 let Some(thread) = pulse.thread() else { continue };
-                match suspicion.look(pulse.due_ns(), called, now, step, patience, || waited_ns(thread)) {
+                match suspicion.look(pulse.due_ns(), called, now, step, patience, || share_of(thread)) {
                     Verdict::Fine => {}
                     Verdict::Report => {
                         if let Some(desk) = desk {
@@ -91,9 +91,28 @@ struct Suspicion {
     /// The promise that was broken when it was looked at last.
     broken_ns: Option<u64>,
     stuck_ns: u64,
-    /// Time it had waited for a core, at the last look.
-    waited_ns: u64,
+    /// What it had had of the cores, at the last look.
+    share: Share,
     reported: bool,
+}
+
+/// What a thread has had of the cores, in all its life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Share {
+    /// How long it ran.
+    ran_ns: u64,
+    /// How long it waited for a core, without the wait that lasts: the kernel adds that when it is over.
+    waited_ns: u64,
+    /// It runs, or waits for a core.
+    ready: bool,
+}
+
+impl Share {
+    /// How much of the last step it waited for a core.
+    fn starved_ns(self, before: Self, step_ns: u64) -> u64 {
+        let waits_still = self.ready && self.ran_ns == before.ran_ns;
+        if waits_still { step_ns } else { self.waited_ns.saturating_sub(before.waited_ns) }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,8 +123,7 @@ enum Verdict {
 }
 
 impl Suspicion {
-    /// One look, `step_ns` after the one before. `called`: somebody has rung, and it has not come. `waited_ns`: how long
-    /// the thread has waited for a core in all its life.
+    /// One look, `step_ns` after the one before. `called`: somebody has rung, and it has not come.
     fn look(
         &mut self,
         due_ns: u64,
@@ -113,20 +131,20 @@ impl Suspicion {
         now_ns: u64,
         step_ns: u64,
         patience: Patience,
-        waited_ns: impl Fn() -> u64,
+        share: impl Fn() -> Share,
     ) -> Verdict {
         if due_ns >= now_ns && !called {
             *self = Self::default();
             return Verdict::Fine;
         }
-        let waited = waited_ns();
+        let share = share();
         if self.broken_ns != Some(due_ns) {
-            *self = Self { broken_ns: Some(due_ns), waited_ns: waited, ..Self::default() };
+            *self = Self { broken_ns: Some(due_ns), share, ..Self::default() };
             return Verdict::Fine;
         }
-        let starved = waited.saturating_sub(self.waited_ns);
-        self.waited_ns = waited;
-        self.stuck_ns += step_ns.saturating_sub(starved);
+        let starved_ns = share.starved_ns(self.share, step_ns);
+        self.share = share;
+        self.stuck_ns += step_ns.saturating_sub(starved_ns);
         if patience.end_ns.is_some_and(|end_ns| self.stuck_ns >= end_ns) {
             return Verdict::End;
         }
@@ -138,13 +156,25 @@ impl Suspicion {
     }
 }
 
-/// How long a thread has been ready to run without a core (`/proc/PID/task/TID/schedstat`, sched-stats.rst); 0 where the
-/// kernel does not say.
-fn waited_ns(thread: i32) -> u64 {
-    let mut text = [0; 128];
-    let read = File::open(format!("/proc/self/task/{thread}/schedstat")).and_then(|file| file.read_at(&mut text, 0));
-    let text = std::str::from_utf8(&text[..read.unwrap_or(0)]).unwrap_or_default();
-    text.split(' ').nth(1).and_then(|waited| waited.parse().ok()).unwrap_or(0)
+/// What a thread has had (`/proc/PID/task/TID/schedstat`, sched-stats.rst; its state in `stat`, proc_pid_stat(5)); nothing
+/// where the kernel does not say.
+fn share_of(thread: i32) -> Share {
+    let mut text = [0; 512];
+    let mut read = |name: &str, find: &dyn Fn(&str) -> Option<Share>| {
+        let file = File::open(format!("/proc/self/task/{thread}/{name}"));
+        let length = file.and_then(|file| file.read_at(&mut text, 0)).unwrap_or(0);
+        find(std::str::from_utf8(&text[..length]).unwrap_or_default()).unwrap_or_default()
+    };
+    // The name stands in parentheses, and may hold some itself.
+    let state = read("stat", &|text| {
+        let ready = text.rsplit_once(") ")?.1.starts_with('R');
+        Some(Share { ready, ..Share::default() })
+    });
+    read("schedstat", &|text| {
+        let mut words = text.split(' ').map(str::parse);
+        let (ran_ns, waited_ns) = (words.next()?.ok()?, words.next()?.ok()?);
+        Some(Share { ran_ns, waited_ns, ..state })
+    })
 }
 
 /// Says where a suspect is, in the log. Should that get stuck itself (on a lock the suspect holds, say), the process ends.
@@ -199,7 +229,8 @@ mod tests {
         for look in 1..=count {
             let now = look * STEP;
             let (due, called, waited) = see(look, now);
-            match suspicion.look(due, called, now, STEP, WORKER, || waited) {
+            let share = Share { waited_ns: waited, ..Share::default() };
+            match suspicion.look(due, called, now, STEP, WORKER, || share) {
                 Verdict::Fine => {}
                 verdict => told.push((look, verdict)),
             }
@@ -231,7 +262,7 @@ mod tests {
     #[test]
     fn a_stuck_conductor_is_reported_and_left_alone() {
         let mut suspicion = Suspicion::default();
-        let look = |look: u64| suspicion.look(1, false, look * STEP, STEP, CONDUCTOR, || 0);
+        let look = |look: u64| suspicion.look(1, false, look * STEP, STEP, CONDUCTOR, Share::default);
         let told: Vec<Verdict> = (1..=2_000).map(look).filter(|&verdict| verdict != Verdict::Fine).collect();
         assert_eq!(told, [Verdict::Report]);
     }
@@ -243,9 +274,27 @@ mod tests {
         assert_eq!(told, [(5, Verdict::Report), (101, Verdict::End)], "half the time");
     }
 
+    /// The kernel adds a wait to the sum when it is over, so one that lasts shows only in what the thread does not run.
     #[test]
-    fn the_kernel_says_how_long_a_thread_waited() {
-        assert_eq!(waited_ns(0), 0);
-        let _ = waited_ns(nix::unistd::gettid().as_raw());
+    fn whoever_waits_for_a_core_right_now_is_not_stuck() {
+        let told = |share: fn(u64) -> Share| {
+            let mut suspicion = Suspicion::default();
+            let look = |look: u64| suspicion.look(1, false, look * STEP, STEP, WORKER, || share(look));
+            (1..=51).map(look).filter(|&verdict| verdict != Verdict::Fine).collect::<Vec<_>>()
+        };
+        assert_eq!(told(|_| Share { ran_ns: 7, waited_ns: 0, ready: true }), [], "no core for five seconds");
+        let spins = told(|look| Share { ran_ns: look * STEP, waited_ns: 0, ready: true });
+        assert_eq!(spins, [Verdict::Report, Verdict::End]);
+        let sleeps = told(|_| Share { ran_ns: 7, waited_ns: 0, ready: false });
+        assert_eq!(sleeps, [Verdict::Report, Verdict::End]);
+    }
+
+    #[test]
+    fn the_kernel_says_what_a_thread_has_had() {
+        assert_eq!(share_of(0), Share::default());
+        let ours = || share_of(nix::unistd::gettid().as_raw());
+        assert!(ours().ready, "{:?}", ours());
+        // The kernel adds up at its ticks: so busy a thread has had something after a few.
+        assert!((0..1_000_000).any(|_| ours().ran_ns > 0), "{:?}", ours());
     }
 }
