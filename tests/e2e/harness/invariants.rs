@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ringway::base::limits::RECORDS_MAX;
 use ringway::dataplane::record::Record;
 
-use super::facts::{await_that, cpu_of, status_of};
+use super::facts::{PATIENCE, await_that, cpu_of, status_of};
 use super::ringway::Ringway;
 
 /// Memory that may stay: buffers and slots kept for the next session.
@@ -41,13 +41,12 @@ impl Baseline {
         for event in ringway.events().iter().filter(|event| event.contains("\"level\":\"error\"")) {
             assert!(provoked.iter().any(|name| event.contains(&format!("\"event\":\"{name}\""))), "{event}");
         }
-        let most = self.memory_kib + KEPT_KIB_MAX + queued_kib(ringway);
-        let mut now = 0;
-        let what = format!("memory to be back below {most} KiB, {} before", self.memory_kib);
-        await_that(&what, || {
-            now = memory_kib(ringway);
-            now <= most
-        });
+        let (most, deadline) = (self.memory_kib + KEPT_KIB_MAX + queued_kib(ringway), Instant::now() + PATIENCE);
+        while memory_kib(ringway) > most && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let (now, before) = (memory_kib(ringway), self.memory_kib);
+        assert!(now <= most, "{now} KiB of memory, {before} before:\n{}", largest_mappings(ringway.pid()));
         await_that("the daemon to sleep", || idle_cpu(ringway.pid()) < IDLE_CPU_MAX);
     }
 }
@@ -64,6 +63,25 @@ fn queued_kib(ringway: &Ringway) -> u64 {
 /// Memory of its own. The pages of its file do not count: the kernel reads them as they are needed, and takes them away.
 fn memory_kib(ringway: &Ringway) -> u64 {
     status_of(ringway.pid(), "RssAnon")
+}
+
+/// Where the memory is: the mappings with most of it, from `/proc/PID/smaps`.
+fn largest_mappings(pid: u32) -> String {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap_or_default();
+    let (mut mappings, mut name) = (Vec::new(), "");
+    for line in text.lines() {
+        match line.split_once(':') {
+            Some(("Anonymous", kib)) => {
+                let kib: u64 = kib.trim_matches([' ', 'k', 'B']).parse().unwrap_or(0);
+                mappings.push((kib, name));
+            }
+            // The first line of a mapping begins with its addresses.
+            Some((key, _)) if key.contains('-') => name = line,
+            _ => {}
+        }
+    }
+    mappings.sort_unstable_by_key(|&(kib, _)| std::cmp::Reverse(kib));
+    mappings.iter().take(8).map(|(kib, name)| format!("{kib:>8} KiB  {name}\n")).collect()
 }
 
 /// The share of one core that a process uses while nobody asks it for anything.
