@@ -17,6 +17,8 @@ use crate::kernel::{Close, Errno, Kernel, Request, Sock};
 const PAUSE_FIRST_MS: u32 = 10;
 /// Longest pause.
 const PAUSE_LAST_MS: u32 = 500;
+/// So many are let in at a door at once after a pause; sessions that run have their turn between.
+const LET_IN_MAX: usize = 64;
 /// A worker hands a connection over when it has this many sessions more than the least loaded, and an eighth: below that
 /// the difference is chance and levels out by itself.
 const IMBALANCE_MIN: u32 = 4;
@@ -24,7 +26,7 @@ const IMBALANCE_MIN: u32 = 4;
 /// A door as one worker has it.
 ///
 /// ```text
-/// Open ──accept fails, all of it──────────────▶ Paused ──time is up, two descriptors are free──▶ Open
+/// Open ──accept fails, all of it──────────────▶ Paused ──time is up; whoever waits is in──▶ Open
 ///   ├────a server's socket is not to be had──▶ Resting ──last event of the accept──▶ Paused
 ///   └────removed──▶ Closing ──last event of the accept──▶ gone
 /// ```
@@ -110,7 +112,7 @@ impl Shard {
         let listener = Arc::clone(&slot.listener);
         let open = slot.state == DoorState::Open;
         match result {
-            Ok(sock) => self.admit(sock, listener, now, kernel),
+            Ok(sock) => self.admit(sock, listener, self.least_loaded(), now, kernel),
             Err(errno) if !more && open && !is_of_one_connection(errno) => self.pause(key, errno, now),
             Err(_) => {}
         }
@@ -132,30 +134,37 @@ impl Shard {
         }
     }
 
-    /// Accepts again at doors whose pause is over, if a session could be had now; else they pause for longer. A connection
-    /// that is accepted without a descriptor for its server could only be reset, and waits better where it is.
+    /// Lets in those who wait at doors whose pause is over, and opens a door when nobody waits any more.
     pub(super) fn wake_doors(&mut self, now: u64, kernel: &mut impl Kernel) {
         if self.doors_paused == 0 {
             return;
         }
         let is_over = |slot: &DoorSlot| matches!(slot.state, DoorState::Paused { until_ns } if until_ns <= now);
         let keys: Vec<Key> = self.doors.keys().collect();
-        let mut shortage = None;
         for key in keys {
-            let Some(slot) = self.doors.of(key).filter(|slot| is_over(slot)) else { continue };
-            // Asked once for all doors, and only when one wants to open: two descriptors at once are what a pipe takes.
-            let shortage = *shortage.get_or_insert_with(|| two_descriptors(kernel).err());
-            if let Some(errno) = shortage {
-                let (listener, pause_ms) = (Arc::clone(&slot.listener), slot.lengthen());
-                slot.state = DoorState::Paused { until_ns: now + ms(pause_ms) };
-                self.mention_pause(listener, errno, pause_ms, now);
-                continue;
+            if self.doors.of(key).is_some_and(|slot| is_over(slot)) {
+                self.wake_door(key, now, kernel);
             }
-            slot.state = DoorState::Open;
-            self.doors_paused -= 1;
-            let door = Arc::clone(&slot.door);
-            kernel.accept(self.socket(&door), Role::Door.token(key));
         }
+    }
+
+    /// Takes those who wait one by one, each only while a session could be had; when it could not, the door pauses for
+    /// longer. An accept in the kernel would take as many as there are descriptors, and leave none for their servers:
+    /// they could only be reset, and wait better where they are.
+    fn wake_door(&mut self, key: Key, now: u64, kernel: &mut impl Kernel) {
+        for _ in 0..LET_IN_MAX {
+            let Some(slot) = self.doors.of(key) else { return };
+            let (door, listener) = (Arc::clone(&slot.door), Arc::clone(&slot.listener));
+            let taken = two_descriptors(kernel).and_then(|()| kernel.accept_now(self.socket(&door)));
+            match taken {
+                // Not handed over: its server's socket is had before the next one is taken.
+                Ok(sock) => self.admit(sock, listener, self.index, now, kernel),
+                Err(Errno::EAGAIN) => return self.open_door(key, kernel),
+                Err(errno) if is_of_one_connection(errno) => {}
+                Err(errno) => return self.pause(key, errno, now),
+            }
+        }
+        // The others have their turn first; its time is still up.
     }
 
     /// A server's socket could not be had for want of descriptors or memory: no more is accepted for a while, so that
@@ -193,8 +202,8 @@ impl Shard {
             .min()
     }
 
-    /// A new connection: refuse it, hand it to a less loaded worker, or open a session.
-    fn admit(&mut self, sock: Sock, listener: Arc<Listener>, now: u64, kernel: &mut impl Kernel) {
+    /// A new connection for `worker`: refuse it, hand it over, or open a session.
+    fn admit(&mut self, sock: Sock, listener: Arc<Listener>, worker: usize, now: u64, kernel: &mut impl Kernel) {
         let tally = listener.ledger.tally.of(self.index);
         tally.accepted.bump();
         if self.commons.sessions() >= self.commons.max_connections.load(Ordering::Relaxed) {
@@ -203,7 +212,6 @@ impl Shard {
             self.quiet.full_ns = self.note(self.quiet.full_ns, now, || Note::MaxConnections { listener });
             return;
         }
-        let worker = self.least_loaded();
         // Counted before it arrives, so that the next choice knows of it.
         self.commons.desks[worker].sessions.fetch_add(1, Ordering::Relaxed);
         if worker == self.index {
@@ -230,12 +238,22 @@ impl Shard {
         if mine >= least + IMBALANCE_MIN + least / 8 { worker } else { self.index }
     }
 
+    /// A door whose accept has failed waits; so does one whose pause has brought nothing.
     fn pause(&mut self, key: Key, errno: Errno, now: u64) {
         let Some(slot) = self.doors.of(key) else { return };
         let (listener, pause_ms) = (Arc::clone(&slot.listener), slot.lengthen());
-        slot.state = DoorState::Paused { until_ns: now + ms(pause_ms) };
-        self.doors_paused += 1;
+        let was = std::mem::replace(&mut slot.state, DoorState::Paused { until_ns: now + ms(pause_ms) });
+        self.doors_paused += usize::from(!matches!(was, DoorState::Paused { .. }));
         self.mention_pause(listener, errno, pause_ms, now);
+    }
+
+    /// The pause of a door is over, and nobody waits in its queue.
+    fn open_door(&mut self, key: Key, kernel: &mut impl Kernel) {
+        let Some(slot) = self.doors.of(key) else { return };
+        slot.state = DoorState::Open;
+        self.doors_paused -= 1;
+        let door = Arc::clone(&slot.door);
+        kernel.accept(self.socket(&door), Role::Door.token(key));
     }
 
     /// Counts a pause that begins, and says so.
@@ -254,7 +272,7 @@ impl Shard {
         // What the kernel has accepted for us is ours to serve. Bounded by the longest queue: a flood of newcomers is not.
         for _ in 0..BACKLOG {
             match kernel.accept_now(socket) {
-                Ok(sock) => self.admit(sock, Arc::clone(&listener), now, kernel),
+                Ok(sock) => self.admit(sock, Arc::clone(&listener), self.least_loaded(), now, kernel),
                 Err(errno) if is_of_one_connection(errno) => {}
                 Err(_) => break,
             }
@@ -288,7 +306,7 @@ impl DoorSlot {
     }
 }
 
-/// Whether two more descriptors are to be had, as a session needs.
+/// Whether two more descriptors are to be had, as a session needs; a pipe takes two at once.
 fn two_descriptors(kernel: &mut impl Kernel) -> Result<(), Errno> {
     kernel.open_pipe(PIPE_SMALL).map(|pipe| kernel.close_pipe(pipe))
 }

@@ -209,20 +209,19 @@ impl Kernel for SimKernel<'_> {
     fn accept_now(&mut self, listener: Sock) -> Result<Sock, Errno> {
         let &(door, lane) = self.world.door_of.get(&listener.0).expect("accept is called on doors only");
         assert_eq!(lane, self.lane, "a worker accepts at another's socket");
+        self.world.doors[door].given_up[lane] = false;
         if self.world.doors[door].queues[lane].is_empty() {
             return Err(Errno::EAGAIN);
         }
         if let Some(errno) = self.world.accept_fails(door, lane) {
             if ACCEPT_SHORTAGE.contains(&errno) {
-                // A door that closes is not waited for: the rest of its queue is reset with the listening socket.
-                for id in std::mem::take(&mut self.world.doors[door].queues[lane]) {
-                    self.world.socks[id].peer.gone = true;
-                }
+                self.world.doors[door].given_up[lane] = true;
+                self.world.lanes[lane].shortage_ns = self.world.now;
             }
             return Err(errno);
         }
         let id = self.world.doors[door].queues[lane].remove(0);
-        self.world.see("a connection is taken from the queue of a closing door");
+        self.world.see("a connection is taken from a queue without waiting");
         Ok(self.world.accept_told(id))
     }
 

@@ -62,7 +62,7 @@ pub const RARE: [&str; 23] = [
     "a server speaks first",
     "a box is full",
     "a connection is handed over",
-    "a connection is taken from the queue of a closing door",
+    "a connection is taken from a queue without waiting",
     "a direction stops at its budget",
     "a session that began before a reload connects to a server the reload removed",
     "a session is recorded while it lives",

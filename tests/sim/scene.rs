@@ -234,6 +234,6 @@ fn open_door(number: usize, world: &mut World, address: ringway::config::plan::A
     for (lane, socket) in sockets.iter().enumerate() {
         world.door_of.insert(socket.as_raw_fd(), (number, lane));
     }
-    world.doors.push(SimDoor { queues: vec![Vec::new(); workers], open: true });
+    world.doors.push(SimDoor { queues: vec![Vec::new(); workers], open: true, given_up: vec![false; workers] });
     Arc::new(Door { id: number as u64 + 1, address, sockets })
 }

@@ -80,6 +80,8 @@ pub struct SimDoor {
     pub queues: Vec<Vec<usize>>,
     /// In the published scene.
     pub open: bool,
+    /// By worker: there was no descriptor for the next of its queue.
+    pub given_up: Vec<bool>,
 }
 
 /// A pipe: bytes `from..to` of what one socket's peer sent.
