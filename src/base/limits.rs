@@ -115,6 +115,11 @@ pub const BYTES_PER_SESSION: u64 = 2 * BUFFER as u64;
 /// Locked memory of one worker's ring, in bytes (`RLIMIT_MEMLOCK`), with what the kernel adds for pages.
 pub const LOCKED_PER_WORKER: u64 = SUBMISSIONS as u64 * 64 + COMPLETIONS as u64 * 16 + (64 << 10);
 
+/// So many hundredths of a limit on memory may be in use before nobody is let in any more…
+pub const MEMORY_SHORT_PERCENT: u64 = 90;
+/// …and fewer than so many let everybody in again.
+pub const MEMORY_CALM_PERCENT: u64 = 85;
+
 /// One line for readers.
 #[derive(Clone, Copy, Debug)]
 pub struct Bound {
@@ -135,6 +140,8 @@ pub enum Most {
     Count(u64),
     /// So many bytes.
     Bytes(u64),
+    /// So many hundredths of a limit.
+    Percent(u64),
     /// What a key of the configuration says.
     Key(&'static str),
 }
@@ -146,6 +153,7 @@ impl std::fmt::Display for Most {
             Most::Count(count) => write!(f, "{count}"),
             Most::Bytes(bytes) if bytes >= 1 << 20 => write!(f, "{} MiB", bytes >> 20),
             Most::Bytes(bytes) => write!(f, "{} KiB", bytes >> 10),
+            Most::Percent(percent) => write!(f, "{percent} %"),
             Most::Key(key) => write!(f, "`{key}`"),
         }
     }
@@ -164,12 +172,18 @@ const fn bound(what: &'static str, most: Most, cost: &'static str, then: &'stati
 }
 
 /// The bounds an operator can meet.
-pub const TABLE: [Bound; 24] = [
+pub const TABLE: [Bound; 25] = [
     bound(
         "sessions",
         Most::Key("max_connections"),
         "2 descriptors, 0.5 KiB; up to 32 KiB more while its receivers are blocked",
         "reset at accept, `max_connections`",
+    ),
+    bound(
+        "memory in use, of what a cgroup or `ulimit -v` allows",
+        Most::Percent(MEMORY_SHORT_PERCENT),
+        "",
+        "reset at accept, `memory`, until 85 % are enough; event `memory_short`",
     ),
     bound(
         "sessions of a server",

@@ -30,6 +30,7 @@ use super::failure::Failure;
 use super::fleet::{Fleet, Word};
 use super::pace::Pace;
 use super::reload::{Answer, Prepared, Workshop, changes, needs_restart};
+use super::shortage;
 use super::signals::{Signal, Signals};
 use super::source::Source;
 use super::systemd;
@@ -219,6 +220,9 @@ impl Conductor {
                         return Leave::WorkerGone(worker);
                     }
                     self.prove_life();
+                    if let Some(event) = shortage::look(&self.board.panel.commons) {
+                        self.log.say(event);
+                    }
                 }
             }
         }

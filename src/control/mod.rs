@@ -21,6 +21,7 @@ mod fleet;
 pub mod guest;
 mod pace;
 pub mod reload;
+mod shortage;
 mod signals;
 pub mod source;
 mod systemd;

@@ -74,6 +74,8 @@ pub struct Commons {
     pub desks: Box<[CachePadded<Desk>]>,
     /// Most sessions at once, over all workers.
     pub max_connections: AtomicU32,
+    /// A limit on memory is nearly reached: nobody is let in.
+    pub memory_short: AtomicBool,
 }
 
 /// One worker's place: its mailbox, its queues towards the log, and figures others may read.
@@ -130,6 +132,7 @@ impl Commons {
             scene: ArcSwap::from_pointee(scene),
             desks: (0..workers).map(|_| CachePadded::new(Desk::new())).collect(),
             max_connections: AtomicU32::new(max_connections),
+            memory_short: AtomicBool::new(false),
         }
     }
 

@@ -206,6 +206,12 @@ impl Shard {
     fn admit(&mut self, sock: Sock, listener: Arc<Listener>, worker: usize, now: u64, kernel: &mut impl Kernel) {
         let tally = listener.ledger.tally.of(self.index);
         tally.accepted.bump();
+        if self.commons.memory_short.load(Ordering::Relaxed) {
+            // The conductor has said so.
+            tally.rejected[Refusal::Memory as usize].bump();
+            kernel.close(sock, Close::Reset);
+            return;
+        }
         if self.commons.sessions() >= self.commons.max_connections.load(Ordering::Relaxed) {
             tally.rejected[Refusal::MaxConnections as usize].bump();
             kernel.close(sock, Close::Reset);

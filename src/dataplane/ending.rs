@@ -118,17 +118,20 @@ pub enum Refusal {
     /// Accept failed, or was not tried, for want of descriptors or memory (EMFILE, ENFILE, ENOBUFS, ENOMEM); connections
     /// wait in the kernel's queue, and the listener tries again after a pause. Counted once a pause.
     AcceptFailed,
+    /// A limit on memory is nearly reached.
+    Memory,
 }
 
 impl Refusal {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Refusal; 2] = [Refusal::MaxConnections, Refusal::AcceptFailed];
+    pub const ALL: [Refusal; 3] = [Refusal::MaxConnections, Refusal::AcceptFailed, Refusal::Memory];
 
     /// The word in metrics.
     pub const fn reason(self) -> &'static str {
         match self {
             Refusal::MaxConnections => "max_connections",
             Refusal::AcceptFailed => "accept_failed",
+            Refusal::Memory => "memory",
         }
     }
 }

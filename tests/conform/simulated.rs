@@ -81,7 +81,7 @@ impl Ground for Simulation {
         let number = self.world.doors.len();
         let fd = DOORS + number as i32;
         self.world.door_of.insert(fd, (number, 0));
-        self.world.doors.push(SimDoor { queues: vec![Vec::new()], open: true });
+        self.world.doors.push(SimDoor { queues: vec![Vec::new()], open: true, given_up: vec![false] });
         Sock(fd)
     }
 

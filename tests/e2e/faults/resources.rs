@@ -124,7 +124,8 @@ fn t16_completion_queue_overflows() {
 }
 
 /// T18: memory is short. A start that promises more than there may ever be is refused, and says what it takes; with just
-/// that, every session it allows can be blocked at once, those beyond are shed at accept, and it lives.
+/// that, every session it allows can be blocked at once, those beyond are shed at accept, and it lives. When a limit is
+/// lowered until nine tenths of it are gone, nobody is let in until there is room again.
 #[test]
 fn t18_memory_pressure() {
     need("prlimit");
@@ -162,6 +163,20 @@ fn t18_memory_pressure() {
     }
     ringway.await_metric("ringway_listener_rejected_total", &[("reason", "max_connections")], |count| count == 50.0);
     ringway.must_live();
+
+    readers.truncate(1);
+    await_that("all others to end", || ringway.sessions() == 1.0);
+    let pid = ringway.pid();
+    limit_memory(pid, address_space_of(pid) * 100 / 92);
+    await_that("it to be said", || ringway.events().iter().any(|line| line.contains("memory_short")));
+    let refused = try_connect(front).and_then(|mut more| more.read_exact(&mut [0; 1]));
+    assert!(refused.is_err(), "let in while memory is short");
+    assert!(ringway.metric("ringway_listener_rejected_total", &[("reason", "memory")]) >= 1.0);
+    readers[0].set_nonblocking(false).expect("a socket");
+    readers[0].read_exact(&mut [0; 1 << 20]).expect("a session that is in goes on");
+    limit_memory(pid, needed << 20);
+    await_that("it to be said", || ringway.events().iter().any(|line| line.contains("memory_enough")));
+    connect(front).read_exact(&mut [0; 4096]).expect("let in again");
     readers.clear();
     await_that("all to end", || ringway.sessions() == 0.0);
     baseline.holds_again(&mut ringway);
@@ -334,6 +349,17 @@ fn t45_wait_fails() {
 }
 
 /// Sets the limit on descriptors of a running process, as an operator can: it cannot have prepared for this.
+fn limit_memory(pid: u32, bytes: u64) {
+    command_succeeds(Command::new("prlimit").args(["--pid", &pid.to_string(), &format!("--as={bytes}:")]));
+}
+
+/// What is counted against the limit on address space, in bytes.
+fn address_space_of(pid: u32) -> u64 {
+    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).expect("a process of ours");
+    let pages: u64 = statm.split(' ').next().and_then(|pages| pages.parse().ok()).expect("proc_pid_statm(5)");
+    pages * nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().expect("known") as u64
+}
+
 fn limit_descriptors(pid: u32, nofile: usize) {
     need("prlimit");
     let nofile = format!("--nofile={nofile}:20000");

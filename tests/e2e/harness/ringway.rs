@@ -359,7 +359,10 @@ impl Ringway {
             last = (
                 metrics.sum("ringway_listener_accepted_total", &[]),
                 metrics.sum("ringway_sessions_ended_total", &[]),
-                metrics.sum("ringway_listener_rejected_total", &[("reason", "max_connections")]),
+                ["max_connections", "memory"]
+                    .map(|reason| metrics.sum("ringway_listener_rejected_total", &[("reason", reason)]))
+                    .iter()
+                    .sum(),
             );
             last.0 == last.1 + last.2
         });
