@@ -40,11 +40,12 @@ impl Shard {
         {
             kernel.cancel(Request::Connect, server, Role::Connect.token(key));
         }
-        // A side that has not got everything must not take the end for a clean one.
-        let how = if ending == Ending::Done { Close::Clean } else { Close::Reset };
-        kernel.close(session.client, how);
+        // A side that has not got everything must not take the end for a clean one; one that has itself reset hears nothing.
+        let clean_for_client = matches!(ending, Ending::Done | Ending::ClientReset);
+        kernel.close(session.client, if clean_for_client { Close::Clean } else { Close::Reset });
         if let Some(server) = session.server.take() {
-            kernel.close(server, if connecting { Close::Clean } else { how });
+            let clean_for_server = connecting || matches!(ending, Ending::Done | Ending::ServerReset);
+            kernel.close(server, if clean_for_server { Close::Clean } else { Close::Reset });
         }
         if let Some(server) = session.chosen() {
             balance::release(server);

@@ -289,7 +289,8 @@ impl Shard {
             Direction::Down => (&mut session.down, server, session.client),
         };
         let before = pump.moved;
-        if direction == Direction::Up && before > 0 && !session.life.prompt {
+        // What a side says last is sent with its FIN, or not at all.
+        if direction == Direction::Up && before > 0 && !pump.ending && !session.life.prompt {
             session.life.prompt = true;
             kernel.send_promptly(server);
         }

@@ -74,12 +74,12 @@ impl World {
     }
 
     /// accept(2) may have no socket to give.
-    pub fn accept_fails(&mut self, door: usize, lane: usize) -> Option<Errno> {
+    pub fn accept_fails(&mut self, door: usize, lane: usize, aborted_permille: u32) -> Option<Errno> {
         if self.rng.chance(self.faults.accept_shortage) {
             self.see(SHORTAGE);
             return Some(self.dice.one_of(&ACCEPT_SHORTAGE));
         }
-        if self.rng.chance(self.faults.accept_aborted) {
+        if self.rng.chance(aborted_permille) {
             let id = self.doors[door].queues[lane].remove(0);
             self.socks[id].peer.gone = true;
             return Some(self.dice.one_of(&ACCEPT_ABORTED));
@@ -213,7 +213,8 @@ impl Kernel for SimKernel<'_> {
         if self.world.doors[door].queues[lane].is_empty() {
             return Err(Errno::EAGAIN);
         }
-        if let Some(errno) = self.world.accept_fails(door, lane) {
+        // Few are taken this way: more of them are gone than elsewhere, or no seed would see it.
+        if let Some(errno) = self.world.accept_fails(door, lane, self.world.faults.accept_aborted * 4) {
             if ACCEPT_SHORTAGE.contains(&errno) {
                 self.world.doors[door].given_up[lane] = true;
                 self.world.lanes[lane].shortage_ns = self.world.now;

@@ -256,7 +256,9 @@ impl World {
         }
         let number = self.socks[id].pair;
         let unused = self.is_server(id) && number.is_some_and(|number| !self.pairs[number].relaying);
-        let missing = if how == Close::Clean && !unused { self.incomplete(id) } else { None };
+        // One that is dead hears neither FIN nor RST.
+        let unheard = unused || self.socks[id].dead;
+        let missing = if how == Close::Clean && !unheard { self.incomplete(id) } else { None };
         if let Some(why) = missing {
             panic!("socket {id} is closed as if all were well: {why}");
         }
@@ -427,7 +429,7 @@ impl World {
         let must = |holds: bool, what: &str| (!holds).then(|| what.to_owned());
         match ending {
             Ending::Done => must(clean && pair.relaying, "it is not closed cleanly"),
-            _ if clean => Some("it is closed cleanly".into()),
+            _ if clean && !client.dead => Some("it is closed cleanly".into()),
             Ending::ClientReset => must(client.dead && pair.relaying, "the client lives"),
             Ending::ServerReset if !server.is_some_and(|server| server.dead) => Some("the server lives".into()),
             Ending::ServerReset => {

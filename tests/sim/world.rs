@@ -282,7 +282,7 @@ impl World {
                 return;
             }
             let at = self.told_at();
-            if let Some(errno) = self.accept_fails(door, lane) {
+            if let Some(errno) = self.accept_fails(door, lane, self.faults.accept_aborted) {
                 self.lanes[lane].tell(key, at, Word::Accepted(Err(errno)));
             } else {
                 let id = self.doors[door].queues[lane].remove(0);
