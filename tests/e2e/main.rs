@@ -15,6 +15,7 @@ mod harness;
 mod limits;
 mod logs;
 mod mysql;
+mod prometheus;
 mod relay;
 mod reload;
 mod sight;
