@@ -187,11 +187,11 @@ fn t21_a_syslog_that_sleeps_or_is_not_there() {
         let (front, path) = (ground.address(), ground.file("syslog"));
         let sleeping = is_there.then(|| Reader::at(&path));
         let socket = format!("socket = \"{}\"", path.display());
-        let mut ringway = Setup::on(&ground)
-            .target("syslog")
-            .log(&socket)
-            .wrapped(&["env", "RINGWAY_REHEARSE=records=256"])
-            .start(&one_pool(front, &[server.address()], ""));
+        let mut ringway = Setup::on(&ground).target("syslog").log(&socket).rehearsing("records=256").start(&one_pool(
+            front,
+            &[server.address()],
+            "",
+        ));
         await_that("records to be dropped", || {
             (0..100).for_each(|_| assert_eq!(ask(front), "a"));
             ringway.metric("ringway_log_dropped_total", &[]) > 0.0

@@ -29,7 +29,7 @@ fn t23_a_stuck_worker() {
     let server = Server::echo(&ground);
     let front = ground.address();
     let config = one_pool(front, &[server.address()], "");
-    let mut ringway = Setup::on(&ground).wrapped(&["env", "RINGWAY_REHEARSE=hang=2"]).start(&config);
+    let mut ringway = Setup::on(&ground).rehearsing("hang=2").start(&config);
 
     // Of three sessions on two workers one worker has two, and hangs.
     let began = Instant::now();
@@ -61,7 +61,7 @@ fn t24_a_panic() {
     let server = Server::echo(&ground);
     let front = ground.address();
     let config = one_pool(front, &[server.address()], "");
-    let mut ringway = Setup::on(&ground).wrapped(&["env", "RINGWAY_REHEARSE=panic=2"]).start(&config);
+    let mut ringway = Setup::on(&ground).rehearsing("panic=2").start(&config);
     let held = [connect(front), connect(front), connect(front)];
     let said = last_words(&mut ringway);
     assert!(said.contains("panicked at src/base/rehearsal.rs") && said.contains("a panic on order"), "{said}");

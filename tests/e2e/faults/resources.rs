@@ -98,11 +98,7 @@ fn t16_completion_queue_overflows() {
     let ground = Ground::new();
     let server = Server::echo(&ground);
     let front = ground.address();
-    let mut ringway = Setup::on(&ground).wrapped(&["env", "RINGWAY_REHEARSE=completions=64"]).start(&one_pool(
-        front,
-        &[server.address()],
-        "",
-    ));
+    let mut ringway = Setup::on(&ground).rehearsing("completions=64").start(&one_pool(front, &[server.address()], ""));
     let baseline = Baseline::of(&ringway);
     // While it stands still, the kernel gathers what it will be told at once.
     ringway.signal(Signal::SIGSTOP);
@@ -223,11 +219,7 @@ fn t21_a_log_nobody_reads() {
     let front = ground.address();
     let fifo = ground.file("ringway.log");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("own directory");
-    let mut ringway = Setup::on(&ground).wrapped(&["env", "RINGWAY_REHEARSE=records=256"]).start(&one_pool(
-        front,
-        &[server.address()],
-        "",
-    ));
+    let mut ringway = Setup::on(&ground).rehearsing("records=256").start(&one_pool(front, &[server.address()], ""));
     let baseline = Baseline::of(&ringway);
     until_dropped(&ringway, front);
     ringway.must_live();
@@ -267,11 +259,7 @@ fn t21_a_full_disk() {
 
         let server = Server::echo(&ground);
         let front = ground.address();
-        let mut ringway = Setup::on(&ground).wrapped(&["env", "RINGWAY_REHEARSE=records=256"]).start(&one_pool(
-            front,
-            &[server.address()],
-            "",
-        ));
+        let mut ringway = Setup::on(&ground).rehearsing("records=256").start(&one_pool(front, &[server.address()], ""));
         let baseline = Baseline::of(&ringway);
         until_dropped(&ringway, front);
         assert!(ringway.events().iter().any(|line| line.contains("the log cannot be written")));

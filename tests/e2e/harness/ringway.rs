@@ -80,6 +80,11 @@ impl<'a> Setup<'a> {
         self
     }
 
+    /// A fault it is to make of itself (`base::rehearsal`).
+    pub fn rehearsing(self, fault: &str) -> Self {
+        self.wrapped(&["env", &format!("RINGWAY_REHEARSE={fault}")])
+    }
+
     /// What the child does before it becomes ringway. Only async-signal-safe calls.
     pub fn before_exec(mut self, step: fn() -> io::Result<()>) -> Self {
         self.before_exec = Some(step);
