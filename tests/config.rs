@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 use ringway::config::ledger::Registry;
+use ringway::config::plan::{Kind, Policy};
 use ringway::config::{Draft, diff, parse};
 
 /// The environment of every test.
@@ -108,6 +109,21 @@ fn the_reference_tells_the_defaults() {
     let mut registry = Registry::new(1);
     let [reference, bare] = [reference, bare].map(|draft| draft.compile(&mut registry, None));
     assert_eq!(reference.pools[0].terms, bare.pools[0].terms);
+}
+
+#[test]
+fn a_pool_for_databases_has_other_defaults() {
+    let draft = right(Path::new("tests/config/right/mysql.toml"));
+    let plan = draft.compile(&mut Registry::new(1), None);
+    let [db, other] = &plan.pools[..] else { panic!("{} pools", plan.pools.len()) };
+    assert_eq!((db.policy, db.terms.idle_ms), (Policy::LeastConnections, 28_860_000));
+    assert_eq!((other.policy, other.terms.idle_ms), (Policy::First, 3_600_000));
+    assert!(draft.print().contains("kind = \"mysql\"\npolicy = \"least-connections\""));
+    let web = right(Path::new("tests/config/right/smallest.toml")).compile(&mut Registry::new(1), None);
+    assert_eq!(web.pools[0].kind, Kind::Tcp);
+    let web = read(Path::new("tests/config/right/mysql.toml")).replace("policy = \"first\"\n", "policy = \"maglev\"\n");
+    let web = parse("t", &web, &environment).expect("right").compile(&mut Registry::new(1), Some(&plan));
+    assert_eq!(diff::diff(&plan, &web).to_string(), "~ pool other: policy \"first\" → \"maglev\"\n");
 }
 
 #[test]

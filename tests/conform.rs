@@ -35,6 +35,9 @@ mod faults;
 #[path = "sim/flight.rs"]
 mod flight;
 #[allow(dead_code)]
+#[path = "sim/greeting.rs"]
+mod greeting;
+#[allow(dead_code)]
 #[path = "sim/kernel.rs"]
 mod kernel;
 #[allow(dead_code)]

@@ -13,7 +13,7 @@
 //! That the simulated kernel behaves like a real one is held by `tests/conform.rs`.
 //!
 //! Files: `world` (sockets, queues, pipes, what will happen when) · `socket` (a TCP connection's corners) · `peer` (the far
-//! ends) · `flight` (requests and their events) · `kernel` (the trait) · `scene` (configurations) · `faults` (what goes
+//! ends) · `greeting` (what a MySQL server says first) · `flight` (requests and their events) · `kernel` (the trait) · `scene` (configurations) · `faults` (what goes
 //! wrong in a run) · `oracle` (what must hold) · `run` (the loop and the life of a run).
 //!
 //! A seed that found something becomes a test of its own at the end of this file.
@@ -22,6 +22,8 @@
 mod faults;
 #[path = "sim/flight.rs"]
 mod flight;
+#[path = "sim/greeting.rs"]
+mod greeting;
 #[path = "sim/kernel.rs"]
 mod kernel;
 #[path = "sim/oracle.rs"]

@@ -52,6 +52,9 @@ pub const NOTES_MAX: usize = 256;
 pub const BACKLOG: u16 = 4096;
 /// Most servers one session may try.
 pub const ATTEMPTS_MAX: usize = 16;
+/// Largest first packet of a MySQL server that is waited for, in bytes: a greeting has about a hundred, an error at most 521
+/// (`MYSQL_ERRMSG_SIZE`). A longer one is passed on as it comes.
+pub const GREETING_MAX: usize = 1024;
 /// The copy buffer of a worker, in bytes, and with it the most a spill can hold.
 pub const BUFFER: usize = 16 * 1024;
 /// Bytes one run of a pump may move before others get their turn. Not more, for the pump's own good: chasing what arrives

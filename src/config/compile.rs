@@ -59,7 +59,8 @@ fn same_listener(draft: &ListenerDraft, pool: &Arc<Pool>, old: &Listener) -> boo
 }
 
 fn same_pool(draft: &PoolDraft, old: &Pool) -> bool {
-    draft.policy == old.policy
+    draft.kind == old.kind
+        && draft.policy == old.policy
         && draft.terms == old.terms
         && draft.servers.len() == old.servers.len()
         && draft.servers.iter().zip(&old.servers).all(|(draft, old)| same_server(draft, old))
@@ -89,6 +90,7 @@ fn compile_pool(draft: &PoolDraft, registry: &mut Registry) -> Pool {
     let shares = || servers.iter().zip(&weights).map(|(server, &weight)| Share { key: server.key, weight });
     Pool {
         name: draft.name.value.clone(),
+        kind: draft.kind,
         policy: draft.policy,
         rotation: rotation(&weights),
         table: match draft.policy {

@@ -217,7 +217,7 @@ fn pool(old: Option<&Pool>, new: Option<&Pool>) -> Option<PoolDiff> {
     (!same).then(|| PoolDiff { name: either.name.to_string(), change, settings, servers, reordered })
 }
 
-fn pool_settings(pool: &Pool) -> [(&'static str, String); 9] {
+fn pool_settings(pool: &Pool) -> [(&'static str, String); 10] {
     // Taking it apart makes a new term fail to compile until it is compared.
     let Terms {
         connect_ms,
@@ -231,6 +231,7 @@ fn pool_settings(pool: &Pool) -> [(&'static str, String); 9] {
     } = &pool.terms;
     let sources: Vec<String> = sources.iter().map(|ip| format!("\"{ip}\"")).collect();
     [
+        ("kind", print::string(pool.kind.name())),
         ("policy", print::string(pool.policy.name())),
         ("connect_timeout", print::duration(*connect_ms)),
         ("connect_attempts", connect_attempts.to_string()),

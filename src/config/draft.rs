@@ -9,7 +9,7 @@ use toml::de::DeTable;
 
 use super::complaints::{At, Complaints, Located};
 use super::limits::FILE_BYTES_MAX;
-use super::plan::{Address, Admin, Global, Log, Policy, Terms};
+use super::plan::{Address, Admin, Global, Kind, Log, Policy, Terms};
 use super::read::Reader;
 use super::{rules, sections, syntax};
 
@@ -37,6 +37,7 @@ pub(super) struct ListenerDraft {
 #[derive(Clone, Debug)]
 pub(super) struct PoolDraft {
     pub(super) name: Located<Arc<str>>,
+    pub(super) kind: Kind,
     pub(super) policy: Policy,
     pub(super) servers: Vec<ServerDraft>,
     pub(super) servers_at: At,

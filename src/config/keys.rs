@@ -30,6 +30,7 @@ pub(super) const LISTENER: Keys = Keys {
 pub(super) const POOL: Keys = Keys {
     place: "[pools.NAME]",
     now: &[
+        "kind",
         "policy",
         "servers",
         "connect_timeout",
@@ -41,7 +42,7 @@ pub(super) const POOL: Keys = Keys {
         "keepalive",
         "user_timeout",
     ],
-    later: &["slow_start", "queue", "send_proxy", "on_down", "fail_open", "kind", "check", "eject"],
+    later: &["slow_start", "queue", "send_proxy", "on_down", "fail_open", "check", "eject"],
 };
 pub(super) const SERVER: Keys = Keys {
     place: "an entry of `servers`",

@@ -82,6 +82,8 @@ pub struct ServerLedger {
 pub struct ServerTally {
     /// Connects by `ConnectResult as usize`.
     pub connects: [Counter; CONNECT_RESULTS_MAX],
+    /// Greetings that were none, by `GreetingError as usize`; of servers of `kind = "mysql"`.
+    pub greetings: [Counter; GREETING_ERRORS_MAX],
     /// Bytes from client to server.
     pub bytes_in: Counter,
     /// Bytes from server to client.
@@ -90,6 +92,9 @@ pub struct ServerTally {
 
 /// Room for the list of connect results in a tally.
 pub const CONNECT_RESULTS_MAX: usize = 8;
+
+/// Room for the list of greeting errors in a tally.
+pub const GREETING_ERRORS_MAX: usize = 8;
 
 /// Whether a server may be given new sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

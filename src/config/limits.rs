@@ -75,6 +75,9 @@ pub const DRAIN: Millis = Millis { default: 30 * SECOND, least: 1, most: DAY, ze
 pub const CONNECT: Millis = Millis { default: 3 * SECOND, least: 1, most: 10 * MINUTE, zero: None };
 /// `idle_timeout`.
 pub const IDLE: Millis = Millis { default: 5 * MINUTE, least: 10, most: 30 * DAY, zero: Some("none") };
+/// `idle_timeout` of a pool of `kind = "mysql"`: a minute more than the server's own `wait_timeout`, so that the server
+/// closes first and the client library sees a clean end.
+pub const IDLE_MYSQL: Millis = Millis { default: 28_860 * SECOND, ..IDLE };
 /// `half_close_timeout`.
 pub const HALF_CLOSE: Millis = Millis { default: 30 * SECOND, least: 10, most: DAY, zero: None };
 /// `max_lifetime`.

@@ -155,6 +155,8 @@ impl std::fmt::Display for Address {
 pub struct Pool {
     /// Its name.
     pub name: Arc<str>,
+    /// What its servers speak.
+    pub kind: Kind,
     /// How a server is chosen.
     pub policy: Policy,
     /// Its servers, in the order of the file; a session names one by its index here.
@@ -168,6 +170,15 @@ pub struct Pool {
     pub terms: Terms,
     /// Its counts.
     pub ledger: Arc<PoolLedger>,
+}
+
+/// `pools.*.kind`: what the servers speak, as far as ringway makes use of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Anything over TCP.
+    Tcp,
+    /// MySQL and MariaDB. The server speaks first: a session is the client's only after a proper greeting.
+    Mysql,
 }
 
 /// `pools.*.policy`; `balance` says how each chooses.

@@ -8,7 +8,7 @@ use super::complaints::{At, Located, quote};
 use super::draft::{PoolDraft, ServerDraft};
 use super::keys;
 use super::limits;
-use super::plan::{Address, Keepalive, Policy, Terms};
+use super::plan::{Address, Keepalive, Kind, Policy, Terms};
 use super::read::{Reader, Section, Value, kind};
 use super::sections::{Seen, meant, named};
 use super::value;
@@ -28,14 +28,17 @@ pub(super) fn pools(reader: &mut Reader<'_>, root: &Section<'_, '_>, seen: &mut 
     }
     let mut list = Vec::new();
     for (name, section) in named(reader, &parent, "pools", "pool", &keys::POOL) {
+        let kinds = [Kind::Tcp, Kind::Mysql].map(|kind| (kind.name(), kind));
+        let kind = reader.choice(&section, "kind", &kinds, &[]).unwrap_or(Kind::Tcp);
         let policies = Policy::ALL.map(|policy| (policy.name(), policy));
         let policy = reader.choice(&section, "policy", &policies, &[]);
         let (servers, broken) = servers(reader, &name.value, &section);
-        let (terms, sources_at) = terms(reader, &section);
+        let (terms, sources_at) = terms(reader, &section, kind);
         let servers_at = section.table.get("servers").map_or(section.at.clone(), |value| value.span());
         list.push(PoolDraft {
             name,
-            policy: policy.unwrap_or(Policy::RoundRobin),
+            kind,
+            policy: policy.unwrap_or(kind.policy()),
             servers,
             servers_at,
             broken,
@@ -46,7 +49,17 @@ pub(super) fn pools(reader: &mut Reader<'_>, root: &Section<'_, '_>, seen: &mut 
     list
 }
 
-fn terms(reader: &mut Reader<'_>, section: &Section<'_, '_>) -> (Terms, Vec<At>) {
+impl Kind {
+    /// The policy of a pool that names none.
+    fn policy(self) -> Policy {
+        match self {
+            Kind::Tcp => Policy::RoundRobin,
+            Kind::Mysql => Policy::LeastConnections,
+        }
+    }
+}
+
+fn terms(reader: &mut Reader<'_>, section: &Section<'_, '_>, kind: Kind) -> (Terms, Vec<At>) {
     let mut duration = |key: &str, limit: &limits::Millis| {
         let read = reader.duration(section, key, limit);
         read.map_or(limit.default, |found| found.value)
@@ -54,7 +67,10 @@ fn terms(reader: &mut Reader<'_>, section: &Section<'_, '_>) -> (Terms, Vec<At>)
     let mut terms = Terms {
         connect_ms: duration("connect_timeout", &limits::CONNECT),
         connect_attempts: limits::CONNECT_ATTEMPTS_DEFAULT,
-        idle_ms: duration("idle_timeout", &limits::IDLE),
+        idle_ms: match kind {
+            Kind::Tcp => duration("idle_timeout", &limits::IDLE),
+            Kind::Mysql => duration("idle_timeout", &limits::IDLE_MYSQL),
+        },
         half_close_ms: duration("half_close_timeout", &limits::HALF_CLOSE),
         lifetime_ms: duration("max_lifetime", &limits::LIFETIME),
         sources: Vec::new(),

@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use super::draft::{Draft, PoolDraft};
-use super::plan::{Engine, Keepalive, LogFormat, LogTarget, Policy, Workers};
+use super::plan::{Engine, Keepalive, Kind, LogFormat, LogTarget, Policy, Workers};
 use super::value::{duration_text, unexpanded};
 
 impl Draft {
@@ -67,6 +67,7 @@ impl Draft {
 
 fn write_pool(out: &mut String, pool: &PoolDraft) -> std::fmt::Result {
     writeln!(out, "\n[pools.{}]", key(&pool.name.value))?;
+    writeln!(out, "kind = {}", string(pool.kind.name()))?;
     writeln!(out, "policy = {}", string(pool.policy.name()))?;
     writeln!(out, "servers = [")?;
     for server in &pool.servers {
@@ -144,6 +145,16 @@ impl LogFormat {
             LogFormat::Json => "json",
             LogFormat::Logfmt => "logfmt",
             LogFormat::Haproxy => "haproxy",
+        }
+    }
+}
+
+impl Kind {
+    /// Its word in the file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Tcp => "tcp",
+            Kind::Mysql => "mysql",
         }
     }
 }

@@ -17,12 +17,29 @@ use crate::kernel::{Close, Kernel, Request};
 impl Shard {
     /// Ends a session. Does nothing if it has ended already.
     pub(super) fn end(&mut self, key: Key, ending: Ending, errno: i32, now: u64, kernel: &mut impl Kernel) {
+        // A side that has not got everything must not take the end for a clean one; one that has itself reset hears nothing.
+        let clean_for_client = matches!(ending, Ending::Done | Ending::ClientReset);
+        let client = if clean_for_client { Close::Clean } else { Close::Reset };
+        self.end_like(key, ending, errno, client, now, kernel);
+    }
+
+    /// The same, with the way to close the client's connection.
+    pub(super) fn end_like(
+        &mut self,
+        key: Key,
+        ending: Ending,
+        errno: i32,
+        client: Close,
+        now: u64,
+        kernel: &mut impl Kernel,
+    ) {
         let index = self.index;
         let Some(session) = self.sessions.of(key) else { return };
         if session.phase == Phase::Closing {
             return;
         }
         let connecting = matches!(session.phase, Phase::Connecting { .. });
+        let relaying = session.phase == Phase::Relaying;
         session.phase = Phase::Closing;
         session.up.abandon(&mut self.tools, kernel);
         session.down.abandon(&mut self.tools, kernel);
@@ -40,12 +57,13 @@ impl Shard {
         {
             kernel.cancel(Request::Connect, server, Role::Connect.token(key));
         }
-        // A side that has not got everything must not take the end for a clean one; one that has itself reset hears nothing.
-        let clean_for_client = matches!(ending, Ending::Done | Ending::ClientReset);
-        kernel.close(session.client, if clean_for_client { Close::Clean } else { Close::Reset });
+        kernel.close(session.client, client);
         if let Some(server) = session.server.take() {
-            let clean_for_server = connecting || matches!(ending, Ending::Done | Ending::ServerReset);
+            let clean_for_server = !relaying || matches!(ending, Ending::Done | Ending::ServerReset);
             kernel.close(server, if clean_for_server { Close::Clean } else { Close::Reset });
+        }
+        if let Some(packet) = session.life.refusal.take() {
+            self.tools.keep_spill(packet);
         }
         if let Some(server) = session.chosen() {
             balance::release(server);

@@ -8,7 +8,7 @@ use super::session::{Direction, InFlight, Life, Phase, Role, Session};
 use super::shard::{Mode, REPORT_NS, Shard, micros, ms};
 use crate::balance::{self, Caller, Pick, Tried};
 use crate::base::slab::Key;
-use crate::config::plan::{Listener, Terms};
+use crate::config::plan::{Kind, Listener, Terms};
 use crate::kernel::{Close, ConnectOptions, Errno, Kernel, Request, Sock};
 
 /// What to do after a connect failed.
@@ -46,6 +46,7 @@ impl Shard {
             sources_tried: 0,
             settled: false,
             prompt: false,
+            refusal: None,
             doomed: None,
             accepted_ns,
             picked_ns: now,
@@ -95,8 +96,6 @@ impl Shard {
         }
         let us = micros(now - session.life.picked_ns);
         session.life.connect_us = Some(us);
-        session.life.active_ns = now;
-        session.phase = Phase::Relaying;
         if let Some(server) = session.chosen() {
             server.ledger.tally.of(index).connects[ConnectResult::Ok as usize].bump();
         }
@@ -104,6 +103,17 @@ impl Shard {
         if let (true, Some(sock)) = (access, session.server) {
             session.life.local_port = kernel.local_port(sock);
         }
+        match session.listener.pool.kind {
+            Kind::Tcp => self.relay_begins(key, now, kernel),
+            Kind::Mysql => self.await_greeting(key, now, kernel),
+        }
+    }
+
+    /// Both sides are connected, and nobody has been heard yet.
+    fn relay_begins(&mut self, key: Key, now: u64, kernel: &mut impl Kernel) {
+        let Some(session) = self.sessions.of(key) else { return };
+        session.life.active_ns = now;
+        session.phase = Phase::Relaying;
         let waiting = session.up.readable;
         self.set_timer(key, now);
         self.watch(key, Role::ReadServer, kernel);
@@ -132,7 +142,7 @@ impl Shard {
 
     /// Chooses a server and begins to connect, over and over until one begins or the session ends. `failed` is how the last
     /// attempt went, if there was one.
-    fn choose(&mut self, key: Key, failed: Option<(ConnectResult, Errno)>, now: u64, kernel: &mut impl Kernel) {
+    pub(super) fn choose(&mut self, key: Key, failed: Option<(Ending, i32)>, now: u64, kernel: &mut impl Kernel) {
         let mut failed = failed;
         loop {
             let random = self.draw();
@@ -142,22 +152,18 @@ impl Shard {
             let server = match balance::pick(&session.listener.pool, &caller) {
                 Pick::Server(server) => server,
                 pick => {
-                    let ending = match (failed, pick) {
-                        (Some((result, _)), _) => result.ending(),
-                        (None, Pick::Full) => Ending::ServersFull,
-                        (None, _) => Ending::NoServer,
-                    };
-                    let errno = failed.map_or(0, |(_, errno)| errno as i32);
-                    self.end(key, ending, errno, now, kernel);
+                    let (ending, errno) = failed.unwrap_or(match pick {
+                        Pick::Full => (Ending::ServersFull, 0),
+                        Pick::None | Pick::Server(_) => (Ending::NoServer, 0),
+                    });
+                    self.give_up(key, ending, errno, now, kernel);
                     return;
                 }
             };
             session.life.tried.add(server);
             session.life.chosen = Some(server);
             session.life.sources_tried = 0;
-            if let Some((result, _)) = failed.take()
-                && result != ConnectResult::Ok
-            {
+            if failed.take().is_some() {
                 session.listener.pool.ledger.tally.of(self.index).retries.bump();
             }
             match self.begin(key, now, kernel) {
@@ -169,7 +175,7 @@ impl Shard {
 
     /// Begins to connect to the chosen server, from one source after the other if there are several. On `Err` the attempt
     /// is over and counted, and another server may be tried; or the session has ended.
-    fn begin(&mut self, key: Key, now: u64, kernel: &mut impl Kernel) -> Result<(), (ConnectResult, Errno)> {
+    fn begin(&mut self, key: Key, now: u64, kernel: &mut impl Kernel) -> Result<(), (Ending, i32)> {
         loop {
             let Some(session) = self.sessions.of(key) else { return Ok(()) };
             let Some(chosen) = session.life.chosen else { return Ok(()) };
@@ -201,9 +207,9 @@ impl Shard {
                     }
                     match self.attempt_over(key, result, now) {
                         Next::Source => {}
-                        Next::Server => return Err((result, errno)),
+                        Next::Server => return Err((result.ending(), errno as i32)),
                         Next::End => {
-                            self.end(key, result.ending(), errno as i32, now, kernel);
+                            self.give_up(key, result.ending(), errno as i32, now, kernel);
                             return Ok(());
                         }
                     }
@@ -221,8 +227,8 @@ impl Shard {
                 Ok(()) => {}
                 Err(failed) => self.choose(key, Some(failed), now, kernel),
             },
-            Next::Server => self.choose(key, Some((result, errno)), now, kernel),
-            Next::End => self.end(key, result.ending(), errno as i32, now, kernel),
+            Next::Server => self.choose(key, Some((result.ending(), errno as i32)), now, kernel),
+            Next::End => self.give_up(key, result.ending(), errno as i32, now, kernel),
         }
     }
 
@@ -245,13 +251,18 @@ impl Shard {
                 return Next::Source;
             }
         }
-        let Some(session) = self.sessions.of(key) else { return Next::End };
-        let pool = &session.listener.pool;
-        balance::release(&pool.servers[usize::from(chosen)]);
-        session.life.chosen = None;
-        session.life.last = Some(chosen);
-        let attempts_left = session.life.tried.count() < pool.terms.connect_attempts;
+        let attempts_left = self.let_go(key);
         if result == ConnectResult::Resource || !attempts_left { Next::End } else { Next::Server }
+    }
+
+    /// Gives the place on the chosen server back; whether another server may be tried.
+    pub(super) fn let_go(&mut self, key: Key) -> bool {
+        let Some(session) = self.sessions.of(key) else { return false };
+        if let Some(server) = session.chosen() {
+            balance::release(server);
+        }
+        session.life.last = session.life.chosen.take();
+        session.life.tried.count() < session.terms().connect_attempts
     }
 
     /// When `max_lifetime` ends a session that begins now: up to a tenth early, so that sessions that began together

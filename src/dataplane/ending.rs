@@ -1,6 +1,6 @@
 //! Why a session ended: the closed list that log, metrics and README share.
 
-use crate::config::ledger::{CONNECT_RESULTS_MAX, ENDINGS_MAX, REFUSALS_MAX};
+use crate::config::ledger::{CONNECT_RESULTS_MAX, ENDINGS_MAX, GREETING_ERRORS_MAX, REFUSALS_MAX};
 
 /// Why a session ended. Each session ends with exactly one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,6 +26,10 @@ pub enum Ending {
     NoServer,
     /// Every usable server is at its `max_connections`.
     ServersFull,
+    /// No server greeted: the last one tried sent an error instead, or hung up (`kind = "mysql"`).
+    GreetingRefused,
+    /// No server greeted: the last one tried said nothing within `connect_timeout`.
+    GreetingTimeout,
     /// No byte in either direction for `idle_timeout`.
     IdleTimeout,
     /// One direction had finished, and the other was silent for `half_close_timeout`.
@@ -44,7 +48,7 @@ pub enum Ending {
 
 impl Ending {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Ending; 17] = [
+    pub const ALL: [Ending; 19] = [
         Ending::Done,
         Ending::ClientReset,
         Ending::ClientGone,
@@ -55,6 +59,8 @@ impl Ending {
         Ending::NoPorts,
         Ending::NoServer,
         Ending::ServersFull,
+        Ending::GreetingRefused,
+        Ending::GreetingTimeout,
         Ending::IdleTimeout,
         Ending::HalfCloseTimeout,
         Ending::Lifetime,
@@ -77,6 +83,8 @@ impl Ending {
             Ending::NoPorts => "no_ports",
             Ending::NoServer => "no_server",
             Ending::ServersFull => "servers_full",
+            Ending::GreetingRefused => "greeting_refused",
+            Ending::GreetingTimeout => "greeting_timeout",
             Ending::IdleTimeout => "idle_timeout",
             Ending::HalfCloseTimeout => "half_close_timeout",
             Ending::Lifetime => "lifetime",
@@ -98,6 +106,8 @@ impl Ending {
             Ending::ConnectTimeout => "sC",
             Ending::NoPorts => "RC",
             Ending::ServersFull => "SQ",
+            Ending::GreetingRefused => "SH",
+            Ending::GreetingTimeout => "sH",
             Ending::IdleTimeout => "cD",
             Ending::HalfCloseTimeout => "cL",
             Ending::Lifetime => "LD",
@@ -195,6 +205,67 @@ impl ConnectResult {
     }
 }
 
+/// What a server of `kind = "mysql"` did instead of greeting. All but [`GreetingError::Other`] send the session on to another
+/// server. The numbers are those of MySQL's errors (its manual, "Server Error Message Reference").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum GreetingError {
+    /// It has all the connections it may have (`ER_CON_COUNT_ERROR`).
+    TooManyConnections,
+    /// It is shutting down (`ER_SERVER_SHUTDOWN`).
+    ShuttingDown,
+    /// It has blocked this host after too many broken handshakes (`ER_HOST_IS_BLOCKED`).
+    HostBlocked,
+    /// Another error, which the client is told.
+    Other,
+    /// It finished before its greeting was whole.
+    Closed,
+    /// It reset the connection before.
+    Reset,
+    /// Its greeting was not whole within `connect_timeout`.
+    Timeout,
+}
+
+impl GreetingError {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [GreetingError; 7] = [
+        GreetingError::TooManyConnections,
+        GreetingError::ShuttingDown,
+        GreetingError::HostBlocked,
+        GreetingError::Other,
+        GreetingError::Closed,
+        GreetingError::Reset,
+        GreetingError::Timeout,
+    ];
+
+    /// The word in metrics.
+    pub const fn word(self) -> &'static str {
+        match self {
+            GreetingError::TooManyConnections => "1040",
+            GreetingError::ShuttingDown => "1053",
+            GreetingError::HostBlocked => "1129",
+            GreetingError::Other => "other",
+            GreetingError::Closed => "closed",
+            GreetingError::Reset => "reset",
+            GreetingError::Timeout => "timeout",
+        }
+    }
+
+    /// The ending of a session whose last attempt came to this.
+    pub const fn ending(self) -> Ending {
+        match self {
+            GreetingError::Timeout => Ending::GreetingTimeout,
+            GreetingError::TooManyConnections
+            | GreetingError::ShuttingDown
+            | GreetingError::HostBlocked
+            | GreetingError::Other
+            | GreetingError::Closed
+            | GreetingError::Reset => Ending::GreetingRefused,
+        }
+    }
+}
+
+const _: () = assert!(GreetingError::ALL.len() <= GREETING_ERRORS_MAX);
 const _: () = assert!(Ending::ALL.len() <= ENDINGS_MAX);
 const _: () = assert!(Refusal::ALL.len() <= REFUSALS_MAX);
 const _: () = assert!(ConnectResult::ALL.len() <= CONNECT_RESULTS_MAX);
@@ -213,6 +284,9 @@ mod tests {
         }
         for (i, result) in ConnectResult::ALL.into_iter().enumerate() {
             assert_eq!(result as usize, i);
+        }
+        for (i, error) in GreetingError::ALL.into_iter().enumerate() {
+            assert_eq!(error as usize, i);
         }
         let mut words: Vec<_> = Ending::ALL.map(Ending::reason).to_vec();
         words.sort_unstable();

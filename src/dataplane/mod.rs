@@ -9,6 +9,7 @@ pub mod commons;
 mod connect;
 mod doors;
 pub mod ending;
+mod gate;
 mod gather;
 pub mod pipes;
 mod pump;

@@ -121,6 +121,48 @@ impl Pump {
         }
     }
 
+    /// Reads at most `most` bytes and keeps them: nothing goes to the receiver before the next run. 0 is the end of the
+    /// stream.
+    ///
+    /// # Errors
+    /// What recv said; `EAGAIN` when there is nothing now.
+    pub fn read_ahead(
+        &mut self,
+        from: Sock,
+        most: usize,
+        tools: &mut Tools,
+        kernel: &mut impl Kernel,
+    ) -> Result<usize, Errno> {
+        let most = most.min(BUFFER);
+        let got = kernel.recv(from, &mut tools.buffer[..most])?;
+        match &mut self.residue {
+            Residue::Spilled { bytes, .. } => bytes.extend_from_slice(&tools.buffer[..got]),
+            Residue::None if got > 0 => self.residue = Residue::Spilled { bytes: tools.spill(0, got), from: 0 },
+            // Nobody reads ahead of a pump that runs.
+            Residue::None | Residue::Piped { .. } => {}
+        }
+        Ok(got)
+    }
+
+    /// What was read ahead.
+    pub fn ahead(&self) -> &[u8] {
+        match &self.residue {
+            Residue::Spilled { bytes, from } => &bytes[*from..],
+            Residue::None | Residue::Piped { .. } => &[],
+        }
+    }
+
+    /// Takes out what was read ahead, in the buffer it is in: [`Tools::keep_spill`] takes that back.
+    pub fn take_ahead(&mut self) -> Option<Vec<u8>> {
+        match std::mem::take(&mut self.residue) {
+            Residue::Spilled { bytes, .. } => Some(bytes),
+            other => {
+                self.residue = other;
+                None
+            }
+        }
+    }
+
     /// True while bytes wait for the receiver.
     pub fn is_blocked(&self) -> bool {
         !matches!(self.residue, Residue::None)
@@ -269,7 +311,18 @@ impl Tools {
         spill
     }
 
-    fn keep_spill(&mut self, mut spill: Vec<u8>) {
+    /// Reads what there is, up to a few buffers, and forgets it.
+    pub fn throw_away(&mut self, from: Sock, kernel: &mut impl Kernel) {
+        const READS_MAX: usize = 8;
+        for _ in 0..READS_MAX {
+            if !matches!(kernel.recv(from, &mut self.buffer[..]), Ok(1..)) {
+                return;
+            }
+        }
+    }
+
+    /// Takes a spill back for reuse.
+    pub fn keep_spill(&mut self, mut spill: Vec<u8>) {
         if self.spills.len() < SPILLS_IDLE_MAX {
             spill.clear();
             self.spills.push(spill);

@@ -36,9 +36,12 @@ pub struct Session {
 /// | from | when | to |
 /// |---|---|---|
 /// | – | accepted (here or by another worker) | `Connecting` |
-/// | `Connecting` | connected | `Relaying` |
+/// | `Connecting` | connected | `Relaying`, or `Greeting` when the server speaks first |
 /// | `Connecting` | connect failed, another server can be tried | `Connecting` |
-/// | `Connecting`, `Relaying` | any `Ending` | `Closing` |
+/// | `Greeting` | the server's first packet is one for the client | `Relaying` |
+/// | `Greeting` | it is an error that sends on, or does not come | `Parting` |
+/// | `Parting` | the watch on that server has ended, another can be tried | `Connecting` |
+/// | all of these | any `Ending` | `Closing` |
 /// | `Closing` | nothing in flight | freed |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -46,6 +49,16 @@ pub enum Phase {
     Connecting {
         /// Its time is up and it has been cancelled; its answer decides what is next.
         late: bool,
+    },
+    /// Connected to a server that speaks first; the client sees nothing of it before its first packet is here (`gate`).
+    Greeting,
+    /// A server that did not greet has been let go. The watch on it must have ended before another is watched, else what is
+    /// still said of the one would be taken for the other's.
+    Parting {
+        /// How the session ends if there is no other.
+        ending: Ending,
+        /// The errno with it.
+        errno: i32,
     },
     /// Both sides are connected.
     Relaying,
@@ -74,6 +87,8 @@ pub struct Life {
     pub prompt: bool,
     /// Keepalive and user timeout are set.
     pub settled: bool,
+    /// The error packet of the last server that sent one instead of a greeting: for the client, if no other server greets.
+    pub refusal: Option<Vec<u8>>,
     /// The server is gone, and what it sent is still being delivered; then the session ends like this.
     pub doomed: Option<(Ending, i32)>,
     /// When it was accepted, in nanoseconds.

@@ -217,9 +217,10 @@ impl Shard {
         let side = role.side();
         if !more {
             session.in_flight.remove(role);
-            if session.phase == Phase::Closing {
-                self.free_if_quiet(key);
-                return;
+            match session.phase {
+                Phase::Closing => return self.free_if_quiet(key),
+                Phase::Parting { .. } if side == Side::Server => return self.parted(key, now, kernel),
+                Phase::Parting { .. } | Phase::Connecting { .. } | Phase::Greeting | Phase::Relaying => {}
             }
             self.watch(key, role, kernel);
         }
@@ -228,11 +229,14 @@ impl Shard {
         source.ending |= readiness.ended | readiness.broken;
         source.readable |= readiness.readable | readiness.ended | readiness.broken | !more;
         match session.phase {
-            Phase::Connecting { .. } if readiness.broken => {
+            Phase::Connecting { .. } | Phase::Greeting | Phase::Parting { .. }
+                if readiness.broken && side == Side::Client =>
+            {
                 let errno = kernel.error(session.client).unwrap_or(Errno::ECONNRESET);
                 self.end(key, Ending::ClientGone, errno as i32, now, kernel);
             }
-            Phase::Connecting { .. } | Phase::Closing => {}
+            Phase::Greeting if side == Side::Server => self.greeted(key, now, kernel),
+            Phase::Connecting { .. } | Phase::Greeting | Phase::Parting { .. } | Phase::Closing => {}
             Phase::Relaying => self.relay(key, side, readiness, now, kernel),
         }
     }
@@ -327,7 +331,7 @@ impl Shard {
     }
 
     /// Counts bytes as soon as they have moved: long sessions are seen while they live.
-    fn account(&mut self, key: Key, direction: Direction, moved: u64, now: u64) {
+    pub(super) fn account(&mut self, key: Key, direction: Direction, moved: u64, now: u64) {
         let index = self.index;
         let Some(session) = self.sessions.of(key) else { return };
         session.life.active_ns = now;
@@ -412,8 +416,9 @@ impl Shard {
     fn timer(&mut self, key: Key, now: u64, kernel: &mut impl Kernel) {
         let Some(session) = self.sessions.of(key) else { return };
         match session.phase {
-            Phase::Closing => {}
+            Phase::Closing | Phase::Parting { .. } => {}
             Phase::Connecting { .. } => self.connect_is_late(key, now, kernel),
+            Phase::Greeting => self.greeting_is_late(key, now, kernel),
             Phase::Relaying => {
                 if !session.life.settled && now >= session.life.accepted_ns + SETTLE_NS {
                     session.life.settled = true;
@@ -481,7 +486,7 @@ fn settle(session: &Session, kernel: &mut impl Kernel) {
 }
 
 /// The ending when a connected side's socket says `errno`.
-fn fault(side: Side, errno: Errno) -> Ending {
+pub(super) fn fault(side: Side, errno: Errno) -> Ending {
     match errno {
         Errno::ECONNRESET | Errno::EPIPE | Errno::ECONNABORTED => match side {
             Side::Client => Ending::ClientReset,

@@ -16,8 +16,8 @@ use prometheus_client::registry::Registry;
 
 use crate::base::histogram::{BOUNDS_US, Histogram};
 use crate::config::ledger::{PoolLedger, PoolTally, Standing};
-use crate::config::plan::{Listener, Plan, Pool, Server};
-use crate::dataplane::ending::{ConnectResult, Ending, Refusal};
+use crate::config::plan::{Kind, Listener, Plan, Pool, Server};
+use crate::dataplane::ending::{ConnectResult, Ending, GreetingError, Refusal};
 
 use super::panel::Panel;
 use super::process::usage;
@@ -310,6 +310,16 @@ fn for_servers(page: &mut Page, pools: &[Arc<Pool>]) -> Result<(), Error> {
             })
         }),
     )?;
+    page.counters(
+        "ringway_greeting_errors",
+        "What servers of kind mysql did instead of greeting; \"other\" was passed on, all else sent the session on.",
+        servers(pools).filter(|(pool, _)| pool.kind == Kind::Mysql).flat_map(|(pool, server)| {
+            GreetingError::ALL.map(|error| {
+                let count = server.ledger.tally.sum(|t| t.greetings[error as usize].read());
+                (with(pool, server, "error", error.word()), count)
+            })
+        }),
+    )?;
     page.gauges(
         "ringway_server_sessions",
         "Sessions connected or connecting to a server now.",
@@ -508,6 +518,7 @@ mod tests {
             "ringway_sessions_ended_total",
             "ringway_bytes_total",
             "ringway_server_connects_total",
+            "ringway_greeting_errors_total",
             "ringway_server_sessions",
             "ringway_server_bytes_total",
             "ringway_server_state",

@@ -138,6 +138,7 @@ pub(crate) mod tests {
         let mut registry = Registry::new(2);
         let pool = Arc::new(Pool {
             name: "web".into(),
+            kind: Kind::Tcp,
             policy: Policy::RoundRobin,
             servers: vec![server(&mut registry, "web1", "10.0.0.21:80"), server(&mut registry, "web2", "10.0.0.22:80")],
             rotation: vec![0, 1],

@@ -11,6 +11,7 @@
 mod balance;
 mod engine;
 mod faults;
+mod gate;
 mod harness;
 mod limits;
 mod logs;

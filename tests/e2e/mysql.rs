@@ -14,7 +14,8 @@ use crate::harness::peers::{MariaDb, connect, read_exactly};
 use crate::harness::process::Process;
 use crate::harness::ringway::{Ringway, listener, pool};
 
-fn mysql(port: SocketAddr, sql: &str) -> String {
+/// What a client hears that asks `sql` at `port`.
+pub fn mysql(port: SocketAddr, sql: &str) -> String {
     need("mariadb");
     let said = command_succeeds(
         Command::new("mariadb")

@@ -11,7 +11,6 @@ use socket2::SockAddr;
 
 use crate::flight::{Kind, Submission, What};
 use crate::socket::Hold;
-use crate::stream;
 use crate::world::{SimPipe, Wake, World, note};
 
 /// What is seen when accept finds nothing to make a socket of.
@@ -93,6 +92,15 @@ impl World {
             return;
         }
         let sock = &self.socks[to];
+        let relaying = sock.pair.is_some_and(|number| self.pairs[number].relaying);
+        if !relaying {
+            assert!(!self.is_server(to), "server's socket {to} is written to before it has greeted");
+            assert_eq!(from, sock.taken, "socket {to} got {} bytes and is given those from {from} on", sock.taken);
+            let told = self.source_for(to).and_then(|source| self.socks[source].greeting.as_ref());
+            let whole = told.is_some_and(|greeting| from + len <= greeting.bytes.len() as u64);
+            assert!(whole, "socket {to} is given {len} bytes of a server that has not greeted");
+            return;
+        }
         let other = self.other(to).unwrap_or_else(|| panic!("socket {to} is written to and has no other side"));
         assert_eq!(source, other, "socket {to} is given bytes of socket {source}; its session's other side is {other}");
         assert_eq!(from, sock.taken, "socket {to} got {} bytes and is given those from {from} on", sock.taken);
@@ -146,6 +154,7 @@ impl World {
             Ok(taken) => {
                 self.socks[from].read += taken;
                 self.socks[from].untold_since = None;
+                self.hear_greeting(from);
                 self.last_read = Some(from);
                 note!(self, "  ← {taken} bytes out of socket {from}");
                 self.poke(from);
@@ -231,7 +240,7 @@ impl Kernel for SimKernel<'_> {
         self.world.jolt(id);
         let from = self.world.socks[id].read;
         let got = self.world.take_out(id, into.len() as u64)? as usize;
-        stream::write(id, from, &mut into[..got]);
+        self.world.write_stream(id, from, &mut into[..got]);
         self.world.jolt(id);
         Ok(got)
     }
@@ -241,9 +250,9 @@ impl Kernel for SimKernel<'_> {
         self.world.jolt(id);
         let taken = self.world.offer(id, bytes.len() as u64)?;
         let from = self.world.socks[id].taken;
-        let source = self.world.other(id).unwrap_or(id);
+        let source = self.world.source_for(id).unwrap_or(id);
         self.world.check_next(id, from, source, taken);
-        let right = !self.world.judged || stream::is(source, from, bytes);
+        let right = !self.world.judged || self.world.is_stream(source, from, bytes);
         assert!(right, "socket {id} is given other bytes than those from {from} on of socket {source}");
         self.world.move_in(id, taken);
         self.world.jolt(id);

@@ -31,8 +31,10 @@ pub struct Pair {
     /// The socket of the last attempt.
     pub server: Option<usize>,
     pub attempts: Vec<Attempt>,
-    /// The shard knows that the server is connected.
+    /// The shard knows that the server is connected, and has heard it if it speaks first.
     pub relaying: bool,
+    /// The last server that sent an error which sends on, by its socket.
+    pub refusal: Option<usize>,
     /// The client's socket is closed.
     pub over: bool,
     pub opened_ns: u64,
@@ -55,6 +57,8 @@ pub struct Attempt {
     /// When it was given up.
     pub cancelled_ns: Option<u64>,
     pub result: Option<Result<(), Errno>>,
+    /// When the shard heard of its success.
+    pub connected_ns: Option<u64>,
 }
 
 // What the shard does, as it does it.
@@ -98,6 +102,7 @@ impl World {
             server: None,
             attempts: Vec::new(),
             relaying: false,
+            refusal: None,
             over: false,
             opened_ns: self.now,
             timer_set_ns: 0,
@@ -150,7 +155,8 @@ impl World {
         let full = target.max > 0 && open >= target.max;
         assert!(!full, "server {} has {open} sessions, which is all it may have", target.name);
         let began_ns = self.now;
-        self.pairs[number].attempts.push(Attempt { target: index, began_ns, cancelled_ns: None, result: None });
+        let attempt = Attempt { target: index, began_ns, cancelled_ns: None, result: None, connected_ns: None };
+        self.pairs[number].attempts.push(attempt);
     }
 
     /// Sockets open to a server.
@@ -200,7 +206,11 @@ impl World {
             let had = at - began_ns;
             assert!(had >= self.terms(*target).connect_ns, "session {number} gives its connect up after {had} ns");
         }
-        if result.is_ok() {
+        let now = self.now;
+        let Some(attempt) = self.pairs[number].attempts.last_mut().filter(|_| result.is_ok()) else { return };
+        attempt.connected_ns = Some(now);
+        let target = attempt.target;
+        if !self.terms(target).gate {
             self.pairs[number].relaying = true;
             self.pairs[number].timer_set_ns = self.now;
             self.pairs[number].active_ns = self.now;
@@ -256,8 +266,9 @@ impl World {
         }
         let number = self.socks[id].pair;
         let unused = self.is_server(id) && number.is_some_and(|number| !self.pairs[number].relaying);
+        let told = number.is_some_and(|number| !self.pairs[number].relaying) && self.is_told(id);
         // One that is dead hears neither FIN nor RST.
-        let unheard = unused || self.socks[id].dead;
+        let unheard = unused || told || self.socks[id].dead;
         let missing = if how == Close::Clean && !unheard { self.incomplete(id) } else { None };
         if let Some(why) = missing {
             panic!("socket {id} is closed as if all were well: {why}");
@@ -323,7 +334,7 @@ impl World {
                 continue;
             }
             self.check_timers(number, pair);
-            let sockets = [Some(pair.client), pair.server.filter(|_| pair.relaying)];
+            let sockets = [Some(pair.client), pair.server];
             let mut flights = sockets.into_iter().flatten().flat_map(|id| &self.socks[id].flights);
             if flights.all(|(lane, key)| self.lanes[*lane].is_silent(*key)) {
                 self.check_flow(number, pair);
@@ -335,8 +346,11 @@ impl World {
         let Some(attempt) = pair.attempts.last() else { return };
         let terms = self.terms(attempt.target);
         if !pair.relaying {
-            let late = self.now > attempt.began_ns + terms.connect_ns + TICK_NS;
-            assert!(!late || attempt.cancelled_ns.is_some(), "session {number} waits for its connect for ever");
+            let began_ns = attempt.connected_ns.unwrap_or(attempt.began_ns);
+            let late = self.now > began_ns + terms.connect_ns + TICK_NS;
+            let parted = pair.server.is_none_or(|server| !self.socks[server].is_open());
+            let over = parted || attempt.cancelled_ns.is_some();
+            assert!(!late || over, "session {number} waits for its connect, or a greeting, for ever");
             return;
         }
         let limit = if pair.half { terms.half_ns } else { terms.idle_ns };
@@ -356,8 +370,14 @@ impl World {
     fn check_flow(&self, number: usize, pair: &Pair) {
         let client = &self.socks[pair.client];
         assert!(!client.dead, "session {number}: the client's reset has been missed");
-        let (Some(server), true) = (pair.server, pair.relaying) else { return };
-        let server = &self.socks[server];
+        let server = pair.server.map(|id| &self.socks[id]).filter(|server| server.is_open());
+        let Some(server) = server else { panic!("session {number} waits for nothing") };
+        if !pair.relaying {
+            assert!(!server.flights.is_empty(), "session {number} waits for a server nobody watches");
+            let missed = server.connected && server.is_readable();
+            assert!(!missed, "session {number}: what its server said instead of a greeting has been missed");
+            return;
+        }
         for (from, to, way) in [(client, server, "up"), (server, client, "down")] {
             // Nobody writes to a server that is gone, or failed; its last words are still for the client.
             if way == "up" && (server.dead || pair.short_of_memory) {
@@ -412,6 +432,11 @@ impl World {
         assert_eq!(record.bytes_out, down, "session {number}: bytes to the client, as recorded");
         let up = pair.server.map_or(0, |server| self.socks[server].taken);
         assert_eq!(record.bytes_in, up, "session {number}: bytes to the server, as recorded");
+        let told = !pair.relaying && self.is_told(pair.client);
+        if told {
+            self.see("a client is told what the last server said");
+        }
+        let pair = &self.pairs[number];
         if let Some(why) = self.contradiction(pair, ending) {
             panic!("session {number} ends as {}: {why}", ending.reason());
         }
@@ -427,9 +452,16 @@ impl World {
         let quiet = self.now - pair.active_ns;
         let clean = matches!(client.hold, Hold::Closing(Close::Clean) | Hold::Released(Close::Clean));
         let must = |holds: bool, what: &str| (!holds).then(|| what.to_owned());
+        let told = !pair.relaying && self.is_told(pair.client);
+        let deaf = client.dead || client.taken > 0 || pair.short_of_memory;
+        match ending {
+            Ending::ClientGone | Ending::Shutdown => {}
+            _ if pair.relaying || pair.refusal.is_none() || deaf => {}
+            _ => return Some("the client has not been told what the last server said".into()),
+        }
         match ending {
             Ending::Done => must(clean && pair.relaying, "it is not closed cleanly"),
-            _ if clean && !client.dead => Some("it is closed cleanly".into()),
+            _ if clean && !client.dead && !told => Some("it is closed cleanly".into()),
             Ending::ClientReset => must(client.dead && pair.relaying, "the client lives"),
             Ending::ServerReset if !server.is_some_and(|server| server.dead) => Some("the server lives".into()),
             Ending::ServerReset => {
@@ -462,6 +494,19 @@ impl World {
                 must(short || pair.short_of_memory, "nothing was short")
             }
             Ending::NoServer | Ending::ServersFull => must(pair.attempts.is_empty(), "a server was tried"),
+            Ending::GreetingRefused => {
+                let refused = server.is_some_and(|server| {
+                    let error = server.greeting.as_ref().is_some_and(|g| g.sends_on && server.read >= g.clear_at);
+                    server.connected && (error || server.end_read || server.dead)
+                });
+                must(refused && !pair.relaying, "the last server did not refuse")
+            }
+            Ending::GreetingTimeout => {
+                let since = last.and_then(|last| last.connected_ns).unwrap_or(self.now);
+                let had = terms.is_some_and(|terms| self.now - since >= terms.connect_ns);
+                let vanished = server.is_some_and(|server| server.peer.vanished);
+                must((had || vanished) && !pair.relaying, "the last server had time left to greet")
+            }
             Ending::IdleTimeout => {
                 must(!pair.half && terms.is_some_and(|terms| quiet >= terms.idle_ns), "it was not idle for so long")
             }

@@ -3,6 +3,7 @@
 use ringway::kernel::Errno;
 
 use crate::faults::Faults;
+use crate::greeting::Greeting;
 use crate::rng::Rng;
 use crate::socket::{Far, Hold};
 use crate::world::{Errand, Wake, World, note};
@@ -126,6 +127,21 @@ impl Peer {
 }
 
 impl Peer {
+    /// It is a server that speaks first.
+    pub fn will_greet(&mut self, greeting: &Greeting, rng: &mut Rng) {
+        let length = greeting.bytes.len() as u64;
+        self.ahead = self.ahead.saturating_add(length);
+        match rng.below(1000) {
+            0..100 => self.sends = 0,
+            100..200 => self.sends = rng.below(length),
+            _ if greeting.is_error => {
+                self.sends = length;
+                self.finale = rng.one_of(&[Finale::Finish, Finale::Close, Finale::Reset]);
+            }
+            _ => self.sends += length,
+        }
+    }
+
     /// Its habits, for the summary.
     pub fn habits(&self) -> impl Iterator<Item = &'static str> {
         let talks = self.sends > 0 && self.resets_at == u64::MAX && self.vanishes_at == u64::MAX;

@@ -27,10 +27,12 @@ pub struct PoolTerms {
     /// 0: none.
     pub lifetime_ns: u64,
     pub sources: usize,
+    /// Its servers speak first, and are heard before the client is (`kind = "mysql"`).
+    pub gate: bool,
 }
 
 impl PoolTerms {
-    fn draw(rng: &mut Rng) -> Self {
+    fn draw(rng: &mut Rng, extra: &mut Rng) -> Self {
         let ms = |rng: &mut Rng, low: u64, high: u64| (low + rng.size(high - low)) * MS;
         Self {
             policy: rng.one_of(&Policy::ALL).name(),
@@ -40,12 +42,15 @@ impl PoolTerms {
             half_ns: ms(rng, 10, 3_000),
             lifetime_ns: if rng.chance(700) { 0 } else { ms(rng, 10, 5_000) },
             sources: rng.below(3) as usize,
+            gate: extra.chance(250),
         }
     }
 
     /// The longest a quiet session can live; `None`: for ever.
     pub fn longest_ns(&self) -> u64 {
-        self.connect_ns * self.attempts * (self.sources as u64 + 1) + self.idle_ns.max(self.half_ns) + self.lifetime_ns
+        let greetings = if self.gate { self.connect_ns * self.attempts } else { 0 };
+        let connects = self.connect_ns * self.attempts * (self.sources as u64 + 1);
+        connects + greetings + self.idle_ns.max(self.half_ns) + self.lifetime_ns
     }
 }
 
@@ -86,7 +91,7 @@ impl Stage {
     pub fn draw(world: &mut World) -> Self {
         let pools = world.rng.range(1, 2) as usize;
         for pool in 0..pools {
-            let terms = PoolTerms::draw(&mut world.rng);
+            let terms = PoolTerms::draw(&mut world.rng, &mut world.extra);
             world.pools.push(terms);
             for member in 0..world.rng.range(1, 4) {
                 let rng = &mut world.rng;
@@ -159,8 +164,9 @@ impl Stage {
             let sources: Vec<String> = (0..terms.sources).map(|i| format!("'10.9.0.{}'", i + 1)).collect();
             let _ = writeln!(
                 text,
-                "]\npolicy = '{}'\nconnect_timeout = '{}ms'\nconnect_attempts = {}\nidle_timeout = '{}ms'\nhalf_close_timeout = \
+                "]\nkind = '{}'\npolicy = '{}'\nconnect_timeout = '{}ms'\nconnect_attempts = {}\nidle_timeout = '{}ms'\nhalf_close_timeout = \
                  '{}ms'\nmax_lifetime = '{}ms'\nsource = [{}]",
+                if terms.gate { "mysql" } else { "tcp" },
                 terms.policy,
                 ms(terms.connect_ns),
                 terms.attempts,

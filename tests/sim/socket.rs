@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use ringway::kernel::{Close, Errno, Interest, Readiness};
 
 use crate::flight::FlightKey;
+use crate::greeting::Greeting;
 use crate::peer::Peer;
 
 /// Who is at the far end.
@@ -43,6 +44,8 @@ pub struct Socket {
     pub accepted: u64,
     /// The session it belongs to.
     pub pair: Option<usize>,
+    /// What it says first, if it is a server of `kind = "mysql"`.
+    pub greeting: Option<Greeting>,
     /// Requests on it: lane and key.
     pub flights: Vec<(usize, FlightKey)>,
 
@@ -88,6 +91,7 @@ impl Socket {
             connected: client,
             accepted: 0,
             pair: None,
+            greeting: None,
             flights: Vec::new(),
             arrived: 0,
             read: 0,

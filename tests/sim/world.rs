@@ -11,6 +11,7 @@ use ringway::kernel::{Interest, Readiness, Sock};
 
 use crate::faults::Faults;
 use crate::flight::{FlightKey, Lane, Word};
+use crate::greeting::Greeting;
 use crate::oracle::Pair;
 use crate::peer::Peer;
 use crate::rng::Rng;
@@ -100,6 +101,8 @@ pub struct World {
     pub rng: Rng,
     /// For which of several errnos a call gives: what is added to a list leaves everything else as it was drawn.
     pub dice: Rng,
+    /// For what was added to the world later: who has nothing of it lives as before.
+    pub extra: Rng,
     pub faults: Faults,
     pub trace: Trace,
     pub socks: Vec<Socket>,
@@ -134,6 +137,7 @@ impl World {
         Self {
             now: 1_000_000_000 + rng.below(1 << 40),
             dice: Rng::new(rng.peek()),
+            extra: Rng::new(rng.peek() ^ 0x6A09_E667_F3BC_C908),
             rng,
             faults,
             trace,
@@ -245,8 +249,13 @@ impl World {
     /// A server's end of a connection.
     pub fn server_sock(&mut self, target: usize, address: SocketAddr) -> usize {
         let room = self.draw_room();
-        let peer = self.draw_peer(room);
-        self.socks.push(Socket::new(Far::Server { target }, address, room, peer));
+        let mut peer = self.draw_peer(room);
+        let greets = self.targets.get(target).is_some_and(|target| self.pools[target.pool].gate);
+        let greeting = greets.then(|| Greeting::draw(&mut self.extra));
+        if let Some(greeting) = &greeting {
+            peer.will_greet(greeting, &mut self.extra);
+        }
+        self.socks.push(Socket { greeting, ..Socket::new(Far::Server { target }, address, room, peer) });
         self.socks.len() - 1
     }
 
