@@ -3,7 +3,7 @@
 use std::cmp::Ordering::{Equal, Greater, Less};
 use std::sync::atomic::Ordering;
 
-use super::{DRAWS_MAX, Pick, Tried, candidates, claim, first_usable, has_room, turns, usable};
+use super::{DRAWS_MAX, Pick, Tried, candidates, claim, first_usable, has_place, turns, usable};
 use crate::base::digest::{mix, scale};
 use crate::config::plan::{Pool, Server};
 
@@ -60,7 +60,7 @@ pub(super) fn random_two(pool: &Pool, tried: &Tried, random: u64) -> Pick {
         random = random.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let two = rotation[scale(mix(random), rotation.len())];
         let server = &pool.servers[usize::from(two)];
-        if one == Some(two) || !usable(pool, two, tried) || !has_room(server) {
+        if one == Some(two) || !usable(pool, two, tried) || !has_place(server) {
             continue;
         }
         let Some(first) = one else {

@@ -103,9 +103,17 @@ pub fn pick(pool: &Pool, caller: &Caller<'_>) -> Pick {
     }
 }
 
-/// Gives a claimed place back.
+/// Gives a claimed place back. In one order with what is looked at next: see
+/// [`Line::is_waited_in`](crate::config::ledger::Line::is_waited_in).
 pub fn release(server: &Server) {
-    server.ledger.active.fetch_sub(1, Ordering::Relaxed);
+    server.ledger.active.fetch_sub(1, Ordering::SeqCst);
+}
+
+/// Whether a pick would find a place for somebody who has tried these servers. It looks at all servers, and claims nothing.
+pub fn has_room(pool: &Pool, tried: &Tried) -> bool {
+    let mut usable = (0..).zip(&pool.servers).filter(|(index, _)| usable(pool, *index, tried));
+    let backup = !usable.clone().any(|(_, server)| !server.backup);
+    usable.any(|(_, server)| server.backup == backup && has_place(server))
 }
 
 /// One atomic draw a session: over equal servers the sessions of all workers alternate exactly.
@@ -153,11 +161,11 @@ fn usable(pool: &Pool, index: u16, tried: &Tried) -> bool {
 /// The servers with room for this session, backups or the others.
 fn candidates<'a>(pool: &'a Pool, tried: &'a Tried, backup: bool) -> impl Iterator<Item = (u16, &'a Server)> {
     let all = (0u16..).zip(&pool.servers);
-    all.filter(move |(index, server)| server.backup == backup && usable(pool, *index, tried) && has_room(server))
+    all.filter(move |(index, server)| server.backup == backup && usable(pool, *index, tried) && has_place(server))
 }
 
 /// As seen just now: only a claim makes sure of it.
-fn has_room(server: &Server) -> bool {
+fn has_place(server: &Server) -> bool {
     server.max_connections == 0 || server.ledger.active.load(Ordering::Relaxed) < server.max_connections
 }
 

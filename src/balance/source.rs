@@ -14,7 +14,7 @@
 //! * `maglev`: entry `client % length` of the table; when its server is not to be had, the entry of `mix(client + g)` and
 //!   so on (`g` is [`STRIDE`]), at last the rendezvous.
 
-use super::{DRAWS_MAX, Pick, Tried, candidates, claim, first_usable, has_room, usable};
+use super::{DRAWS_MAX, Pick, Tried, candidates, claim, first_usable, has_place, usable};
 use crate::base::digest::mix;
 use crate::config::plan::{Pool, Server};
 
@@ -44,7 +44,7 @@ pub(super) fn maglev(pool: &Pool, tried: &Tried, client: u64) -> Pick {
     for _ in 0..DRAWS_MAX.min(table.len()) {
         let index = table[(entry % table.len() as u64) as usize];
         let server = &pool.servers[usize::from(index)];
-        if usable(pool, index, tried) && has_room(server) && claim(server) {
+        if usable(pool, index, tried) && has_place(server) && claim(server) {
             return Pick::Server(index);
         }
         entry = mix(entry.wrapping_add(STRIDE));

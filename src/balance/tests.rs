@@ -49,6 +49,27 @@ fn ask_as(pool: &Pool, tried: &Tried, n: u32) -> Pick {
     pick(pool, &Caller { tried, address, random: mix(n.into()) })
 }
 
+#[test]
+fn room_is_what_a_pick_finds() {
+    for policy in Policy::ALL {
+        let pool = of(policy, &[(1, 1, false), (2, 2, false), (0, 0, false), (1, 1, true)]);
+        let mut tried = Tried::default();
+        for left in (0..3).rev() {
+            assert!(has_room(&pool, &tried), "{policy:?}");
+            assert!(matches!(ask_as(&pool, &tried, left), Pick::Server(0 | 1)), "{policy:?}");
+        }
+        assert!(!has_room(&pool, &tried) && ask(&pool, &tried) == Pick::Full, "{policy:?}: a backup is no overflow");
+        tried.add(0);
+        assert!(!has_room(&pool, &tried), "{policy:?}");
+        release(&pool.servers[0]);
+        assert!(!has_room(&pool, &tried) && has_room(&pool, &Tried::default()), "{policy:?}");
+        tried.add(1);
+        assert!(has_room(&pool, &tried) && ask(&pool, &tried) == Pick::Server(3), "{policy:?}: a backup at last");
+        tried.add(3);
+        assert!(!has_room(&pool, &tried) && ask(&pool, &tried) == Pick::None, "{policy:?}");
+    }
+}
+
 /// The server of client `n`, whose place is given back.
 fn server_of(pool: &Pool, n: u32) -> usize {
     match ask_as(pool, &Tried::default(), n) {

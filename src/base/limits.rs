@@ -175,7 +175,7 @@ const fn bound(what: &'static str, most: Most, cost: &'static str, then: &'stati
 }
 
 /// The bounds an operator can meet.
-pub const TABLE: [Bound; 25] = [
+pub const TABLE: [Bound; 26] = [
     bound(
         "sessions",
         Most::Key("max_connections"),
@@ -193,6 +193,12 @@ pub const TABLE: [Bound; 25] = [
         Most::Key("servers[].max_connections"),
         "",
         "passed over; if all are full, `servers_full`",
+    ),
+    bound(
+        "sessions that wait for a place on a server, per pool",
+        Most::Key("queue.limit"),
+        "a session that has no server yet",
+        "ended, `queue_full`",
     ),
     bound(
         "connections that wait to be accepted, per socket",

@@ -217,7 +217,7 @@ fn pool(old: Option<&Pool>, new: Option<&Pool>) -> Option<PoolDiff> {
     (!same).then(|| PoolDiff { name: either.name.to_string(), change, settings, servers, reordered })
 }
 
-fn pool_settings(pool: &Pool) -> [(&'static str, String); 10] {
+fn pool_settings(pool: &Pool) -> [(&'static str, String); 11] {
     // Taking it apart makes a new term fail to compile until it is compared.
     let Terms {
         connect_ms,
@@ -228,6 +228,7 @@ fn pool_settings(pool: &Pool) -> [(&'static str, String); 10] {
         sources,
         keepalive,
         user_timeout_ms,
+        queue,
     } = &pool.terms;
     let sources: Vec<String> = sources.iter().map(|ip| format!("\"{ip}\"")).collect();
     [
@@ -241,6 +242,7 @@ fn pool_settings(pool: &Pool) -> [(&'static str, String); 10] {
         ("source", format!("[{}]", sources.join(", "))),
         ("keepalive", print::keepalive(*keepalive)),
         ("user_timeout", print::duration(*user_timeout_ms)),
+        ("queue", print::queue(*queue)),
     ]
 }
 

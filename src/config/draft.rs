@@ -44,6 +44,8 @@ pub(super) struct PoolDraft {
     /// Something about its servers could not be read: what is missing here may stand in the file.
     pub(super) broken: bool,
     pub(super) terms: Terms,
+    /// Where `terms.queue` was given.
+    pub(super) queue_at: At,
     /// Where each of `terms.sources` was given.
     pub(super) sources_at: Vec<At>,
 }

@@ -38,11 +38,12 @@ pub(super) const POOL: Keys = Keys {
         "idle_timeout",
         "half_close_timeout",
         "max_lifetime",
+        "queue",
         "source",
         "keepalive",
         "user_timeout",
     ],
-    later: &["slow_start", "queue", "send_proxy", "on_down", "fail_open", "check", "eject"],
+    later: &["slow_start", "send_proxy", "on_down", "fail_open", "check", "eject"],
 };
 pub(super) const SERVER: Keys = Keys {
     place: "an entry of `servers`",
@@ -51,7 +52,9 @@ pub(super) const SERVER: Keys = Keys {
 };
 pub(super) const KEEPALIVE: Keys = Keys { place: "`keepalive`", now: &["idle", "interval", "count"], later: &[] };
 
-const ALL: [&Keys; 8] = [&ROOT, &GLOBAL, &LOG, &ADMIN, &LISTENER, &POOL, &SERVER, &KEEPALIVE];
+pub(super) const QUEUE: Keys = Keys { place: "`queue`", now: &["limit", "timeout"], later: &[] };
+
+const ALL: [&Keys; 9] = [&ROOT, &GLOBAL, &LOG, &ADMIN, &LISTENER, &POOL, &SERVER, &KEEPALIVE, &QUEUE];
 
 impl Keys {
     /// What to do about `wrong`, which is no key here.

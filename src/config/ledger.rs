@@ -7,6 +7,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
+use crossbeam::utils::CachePadded;
+
 use crate::base::counter::{Counter, Gauge, PerWorker};
 use crate::base::histogram::Histogram;
 
@@ -47,8 +49,58 @@ pub struct PoolLedger {
     /// The same for sessions whose first server failed: with one counter for both, two servers of which one is down
     /// would have every session begin at the dead one.
     pub retry_rotation: AtomicU64,
+    /// Who waits for a place.
+    pub line: Line,
     /// One tally a worker.
     pub tally: PerWorker<PoolTally>,
+}
+
+/// Sessions that wait for a place on a server of a pool, over all workers.
+#[derive(Debug)]
+pub struct Line {
+    /// How many wait. Read at the end of every session, so it has a cache line that is quiet as long as nobody waits.
+    waiting: CachePadded<AtomicU32>,
+    /// By worker: since when the first waits there, in nanoseconds of `CLOCK_MONOTONIC`; 0: nobody does.
+    since_ns: PerWorker<AtomicU64>,
+}
+
+impl Line {
+    fn new(workers: usize) -> Self {
+        Self { waiting: CachePadded::new(AtomicU32::new(0)), since_ns: PerWorker::new(workers) }
+    }
+
+    /// How many wait.
+    pub fn waiting(&self) -> u32 {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Whether anybody waits. In one order with [`Line::enter`] and with the release of a place: of a session that joins and
+    /// then looks for room, and a worker that makes room and then looks here, one sees the other.
+    #[inline]
+    pub fn is_waited_in(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) > 0
+    }
+
+    /// One more waits; false if `limit` do already.
+    pub fn enter(&self, limit: u32) -> bool {
+        let more = |now| (now < limit).then_some(now + 1);
+        self.waiting.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
+    }
+
+    /// One waits no longer. Once for each [`Line::enter`] that let one in.
+    pub fn leave(&self) {
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Says since when the first waits on `worker`; 0 when nobody does.
+    pub fn publish(&self, worker: usize, since_ns: u64) {
+        self.since_ns.of(worker).store(since_ns, Ordering::SeqCst);
+    }
+
+    /// By worker, since when the first waits there; 0 where nobody does.
+    pub fn since_ns(&self) -> impl Iterator<Item = u64> {
+        self.since_ns.iter().map(|since_ns| since_ns.load(Ordering::SeqCst))
+    }
 }
 
 /// What one worker counted for one pool.
@@ -58,6 +110,14 @@ pub struct PoolTally {
     pub sessions: Gauge,
     /// Connects that were tried again on another server.
     pub retries: Counter,
+    /// Sessions that began to wait for a place.
+    pub queued: Counter,
+    /// Sessions that found the queue full.
+    pub queue_full: Counter,
+    /// Sessions that waited in vain.
+    pub queue_timeouts: Counter,
+    /// Time sessions waited for a place, however it ended.
+    pub queue: Histogram,
     /// Time from the pick of a server to its connection.
     pub connect: Histogram,
     /// Time from accept to the first byte from the server.
@@ -157,6 +217,7 @@ impl Registry {
         recall(&mut self.pools, name, || PoolLedger {
             rotation: AtomicU64::new(0),
             retry_rotation: AtomicU64::new(0),
+            line: Line::new(workers),
             tally: PerWorker::new(workers),
         })
     }

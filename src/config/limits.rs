@@ -82,6 +82,10 @@ pub const IDLE_MYSQL: Millis = Millis { default: 28_860 * SECOND, ..IDLE };
 pub const HALF_CLOSE: Millis = Millis { default: 30 * SECOND, least: 10, most: DAY, zero: None };
 /// `max_lifetime`.
 pub const LIFETIME: Millis = Millis { default: 0, least: 10, most: 30 * DAY, zero: Some("none") };
+/// `queue.limit`: each that waits is a session, with a descriptor of its own.
+pub const QUEUE_LIMIT: Count = Count::new(0, 1_000_000);
+/// `queue.timeout`.
+pub const QUEUE_TIMEOUT: Millis = Millis { default: 5 * SECOND, least: 1, most: HOUR, zero: None };
 /// `user_timeout`.
 pub const USER_TIMEOUT: Millis =
     Millis { default: 55 * SECOND, least: 100, most: DAY, zero: Some("the kernel's default") };

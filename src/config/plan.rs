@@ -234,6 +234,17 @@ pub struct Terms {
     pub keepalive: Option<Keepalive>,
     /// `TCP_USER_TIMEOUT` (tcp(7)) on both sides, in milliseconds; 0 leaves the kernel's default.
     pub user_timeout_ms: u32,
+    /// How sessions wait when every server is full.
+    pub queue: Queue,
+}
+
+/// `pools.*.queue`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// Most sessions that wait at once, over all workers; 0: nobody waits.
+    pub limit: u32,
+    /// How long each may wait, in milliseconds.
+    pub timeout_ms: u32,
 }
 
 /// TCP keepalive (tcp(7)): `TCP_KEEPIDLE`, `TCP_KEEPINTVL`, `TCP_KEEPCNT`.

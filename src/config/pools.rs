@@ -8,7 +8,7 @@ use super::complaints::{At, Located, quote};
 use super::draft::{PoolDraft, ServerDraft};
 use super::keys;
 use super::limits;
-use super::plan::{Address, Keepalive, Kind, Policy, Terms};
+use super::plan::{Address, Keepalive, Kind, Policy, Queue, Terms};
 use super::read::{Reader, Section, Value, kind};
 use super::sections::{Seen, meant, named};
 use super::value;
@@ -34,6 +34,7 @@ pub(super) fn pools(reader: &mut Reader<'_>, root: &Section<'_, '_>, seen: &mut 
         let policy = reader.choice(&section, "policy", &policies, &[]);
         let (servers, broken) = servers(reader, &name.value, &section);
         let (terms, sources_at) = terms(reader, &section, kind);
+        let queue_at = section.table.get("queue").map_or(section.at.clone(), |value| value.span());
         let servers_at = section.table.get("servers").map_or(section.at.clone(), |value| value.span());
         list.push(PoolDraft {
             name,
@@ -43,6 +44,7 @@ pub(super) fn pools(reader: &mut Reader<'_>, root: &Section<'_, '_>, seen: &mut 
             servers_at,
             broken,
             terms,
+            queue_at,
             sources_at,
         });
     }
@@ -76,6 +78,7 @@ fn terms(reader: &mut Reader<'_>, section: &Section<'_, '_>, kind: Kind) -> (Ter
         sources: Vec::new(),
         keepalive: Some(limits::KEEPALIVE_DEFAULT),
         user_timeout_ms: duration("user_timeout", &limits::USER_TIMEOUT),
+        queue: Queue { limit: 0, timeout_ms: limits::QUEUE_TIMEOUT.default },
     };
     let attempts = reader.count(section, "connect_attempts", limits::CONNECT_ATTEMPTS);
     if let Some(attempts) = attempts.and_then(|count| u8::try_from(count.value).ok()) {
@@ -83,6 +86,9 @@ fn terms(reader: &mut Reader<'_>, section: &Section<'_, '_>, kind: Kind) -> (Ter
     }
     if let Some(value) = section.table.get("keepalive") {
         terms.keepalive = keepalive(reader, value);
+    }
+    if let Some(value) = section.table.get("queue") {
+        terms.queue = queue(reader, value).unwrap_or(terms.queue);
     }
     let mut sources_at = Vec::new();
     let sources = reader.strings(section, "source", limits::SOURCES_MAX);
@@ -93,6 +99,22 @@ fn terms(reader: &mut Reader<'_>, section: &Section<'_, '_>, kind: Kind) -> (Ter
         }
     }
     (terms, sources_at)
+}
+
+fn queue(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Queue> {
+    let DeValue::Table(table) = value.get_ref() else {
+        let message = format!("`queue` must be a table, found {}", kind(value.get_ref()));
+        reader.advise(&value.span(), message, "write { limit = 100, timeout = \"5s\" }");
+        return None;
+    };
+    let section = Section { called: "`queue`".into(), table, at: value.span() };
+    reader.keys(&section, &keys::QUEUE);
+    let limit = reader.count(&section, "limit", limits::QUEUE_LIMIT);
+    let timeout = reader.duration(&section, "timeout", &limits::QUEUE_TIMEOUT);
+    Some(Queue {
+        limit: limit.map_or(0, |limit| limit.value),
+        timeout_ms: timeout.map_or(limits::QUEUE_TIMEOUT.default, |timeout| timeout.value),
+    })
 }
 
 fn keepalive(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Keepalive> {

@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use super::draft::{Draft, PoolDraft};
-use super::plan::{Engine, Keepalive, Kind, LogFormat, LogTarget, Policy, Workers};
+use super::plan::{Engine, Keepalive, Kind, LogFormat, LogTarget, Policy, Queue, Workers};
 use super::value::{duration_text, unexpanded};
 
 impl Draft {
@@ -89,7 +89,13 @@ fn write_pool(out: &mut String, pool: &PoolDraft) -> std::fmt::Result {
     let sources: Vec<String> = terms.sources.iter().map(|ip| format!("\"{ip}\"")).collect();
     writeln!(out, "source = [{}]", sources.join(", "))?;
     writeln!(out, "keepalive = {}", keepalive(terms.keepalive))?;
-    writeln!(out, "user_timeout = {}", duration(terms.user_timeout_ms))
+    writeln!(out, "user_timeout = {}", duration(terms.user_timeout_ms))?;
+    writeln!(out, "queue = {}", queue(terms.queue))
+}
+
+/// `queue` as its value in the file.
+pub(super) fn queue(queue: Queue) -> String {
+    format!("{{ limit = {}, timeout = {} }}", queue.limit, duration(queue.timeout_ms))
 }
 
 /// `keepalive` as its value in the file.

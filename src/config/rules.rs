@@ -27,6 +27,7 @@ pub(super) fn check(reader: &mut Reader<'_>, draft: &Draft, seen: &Seen) {
         servers_differ(reader, pool);
         somebody_serves(reader, draft, pool);
         sources_fit(reader, pool);
+        somebody_can_be_full(reader, pool);
     }
     maglev_tables_fit(reader, draft);
 }
@@ -178,6 +179,15 @@ fn somebody_serves(reader: &mut Reader<'_>, draft: &Draft, pool: &PoolDraft) {
     if pool.servers.iter().all(|server| server.weight == 0) {
         let help = "weight 0 takes no new sessions; give at least one server a weight from 1 to 256";
         reader.advise(&pool.servers_at, format!("every server of pool {name} has weight 0"), help);
+    }
+}
+
+/// A queue nobody ever waits in promises what it does not hold.
+fn somebody_can_be_full(reader: &mut Reader<'_>, pool: &PoolDraft) {
+    let limited = pool.servers.iter().any(|server| server.max_connections > 0);
+    if pool.terms.queue.limit > 0 && !limited && !pool.broken {
+        let message = format!("pool {} has a queue, and no server that could be full", quote(&pool.name.value));
+        reader.advise(&pool.queue_at, message, "give its servers `max_connections`, or take `queue` out");
     }
 }
 

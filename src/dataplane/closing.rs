@@ -38,6 +38,10 @@ impl Shard {
         if session.phase == Phase::Closing {
             return;
         }
+        if session.phase == Phase::Queued {
+            self.leave_queue(key, now);
+        }
+        let Some(session) = self.sessions.of(key) else { return };
         let connecting = matches!(session.phase, Phase::Connecting { .. });
         let relaying = session.phase == Phase::Relaying;
         session.phase = Phase::Closing;
@@ -71,6 +75,9 @@ impl Shard {
                 server.ledger.tally.of(index).connects[ConnectResult::Abandoned as usize].bump();
             }
         }
+        // Only a session that had a place frees one.
+        let freed = session.life.chosen.is_some() && session.listener.pool.ledger.line.is_waited_in();
+        let freed = freed.then(|| Arc::clone(&session.listener.pool));
         session.listener.ledger.tally.of(index).ended[ending as usize].bump();
         let length_us = now.saturating_sub(session.life.accepted_ns) / 1_000;
         let pool = session.listener.pool.ledger.tally.of(index);
@@ -80,6 +87,9 @@ impl Shard {
         self.wheel.clear(key.index);
         self.report(key, Some(ending), errno, now);
         self.free_if_quiet(key);
+        if let Some(pool) = freed {
+            self.call_for(&pool, kernel);
+        }
     }
 
     /// Frees the slot of an ended session once nothing of it is in flight.
@@ -109,7 +119,7 @@ impl Shard {
             server: life.chosen.or(life.last).map(u32::from),
             client: life.peer,
             local_port: life.local_port,
-            queue_us: 0,
+            queue_us: life.queue_us,
             connect_us: life.connect_us,
             first_byte_us: life.first_byte_us,
             bytes_in: session.up.moved,

@@ -18,6 +18,7 @@ use crate::base::counter::Counter;
 use crate::base::limits::{MAIL_MAX, NOTES_MAX, RECORDS_MAX};
 use crate::base::pulse::Pulse;
 use crate::base::rehearsal;
+use crate::config::ledger::PoolLedger;
 use crate::config::plan::{Address, Listener, Plan};
 use crate::kernel::{Bell, Sock, WakeTarget};
 
@@ -84,6 +85,8 @@ pub struct Desk {
     letters_in: Sender<Mail>,
     letters_out: Receiver<Mail>,
     rung: AtomicBool,
+    /// There may be room for those who wait here.
+    called: AtomicBool,
     /// How to wake this worker; see [`WakeTarget`].
     wake_fd: AtomicI32,
     /// See [`Engine::rope`](crate::kernel::Engine::rope).
@@ -151,10 +154,24 @@ impl Commons {
             Ok(()) => {}
             Err(TrySendError::Full(mail) | TrySendError::Disconnected(mail)) => return Err(mail),
         }
-        if !desk.rung.swap(true, Ordering::SeqCst) {
-            bell.ring(WakeTarget(desk.wake_fd.load(Ordering::Acquire)));
-        }
+        desk.ring(bell);
         Ok(())
+    }
+
+    /// Has a worker look whether there is room for the sessions that wait there. Unlike a letter it always arrives: called
+    /// twice is called once.
+    pub fn call(&self, worker: usize, bell: &mut impl Bell) {
+        self.desks[worker].called.store(true, Ordering::SeqCst);
+        self.desks[worker].ring(bell);
+    }
+
+    /// Calls every worker where somebody waits for a pool: it has more room than before, and no session has made it.
+    pub fn call_waiting(&self, pool: &PoolLedger, bell: &mut impl Bell) {
+        for (worker, since_ns) in pool.line.since_ns().enumerate() {
+            if since_ns > 0 {
+                self.call(worker, bell);
+            }
+        }
     }
 }
 
@@ -165,6 +182,7 @@ impl Desk {
             letters_in,
             letters_out,
             rung: AtomicBool::new(false),
+            called: AtomicBool::new(false),
             wake_fd: AtomicI32::new(-1),
             rope: OnceLock::new(),
             sessions: AtomicU32::new(0),
@@ -186,6 +204,19 @@ impl Desk {
     /// Says how this worker is woken. Called once, before anyone may write to it.
     pub fn open(&self, target: WakeTarget) {
         self.wake_fd.store(target.0, Ordering::Release);
+    }
+
+    /// Wakes the worker, unless somebody has and it has not come since.
+    fn ring(&self, bell: &mut impl Bell) {
+        if !self.rung.swap(true, Ordering::SeqCst) {
+            bell.ring(WakeTarget(self.wake_fd.load(Ordering::Acquire)));
+        }
+    }
+
+    /// Whether it has been called since it last asked. Ask after [`Desk::hush`].
+    #[inline]
+    pub fn take_call(&self) -> bool {
+        self.called.load(Ordering::SeqCst) && self.called.swap(false, Ordering::SeqCst)
     }
 
     /// Lets the next letter ring again. The worker calls it before it empties the box, so that no letter is missed.

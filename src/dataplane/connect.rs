@@ -49,6 +49,8 @@ impl Shard {
             refusal: None,
             doomed: None,
             accepted_ns,
+            queued_ns: 0,
+            queue_us: 0,
             picked_ns: now,
             active_ns: now,
             lifetime_ns: self.lifetime_end(&listener.pool.terms, now),
@@ -145,37 +147,53 @@ impl Shard {
     pub(super) fn choose(&mut self, key: Key, failed: Option<(Ending, i32)>, now: u64, kernel: &mut impl Kernel) {
         let mut failed = failed;
         loop {
-            let random = self.draw();
-            let Some(session) = self.sessions.of(key) else { return };
-            let life = &session.life;
-            let caller = Caller { tried: &life.tried, address: life.peer.map(|peer| peer.ip()), random };
-            let server = match balance::pick(&session.listener.pool, &caller) {
-                Pick::Server(server) => server,
-                pick => {
-                    let (ending, errno) = failed.unwrap_or(match pick {
-                        Pick::Full => (Ending::ServersFull, 0),
-                        Pick::None | Pick::Server(_) => (Ending::NoServer, 0),
-                    });
-                    self.give_up(key, ending, errno, now, kernel);
-                    return;
+            let picked = self.pick(key);
+            if let Pick::Server(server) = picked {
+                self.assign(key, server);
+                match self.begin(key, now, kernel) {
+                    Ok(()) => return,
+                    Err(failure) => failed = Some(failure),
                 }
+                continue;
+            }
+            let full = match picked {
+                Pick::Full => self.queue_up(key, now, kernel),
+                Pick::None | Pick::Server(_) => Err(Ending::NoServer),
             };
-            session.life.tried.add(server);
-            session.life.chosen = Some(server);
-            session.life.sources_tried = 0;
-            if failed.take().is_some() {
-                session.listener.pool.ledger.tally.of(self.index).retries.bump();
+            if let Err(ending) = full {
+                let (ending, errno) = failed.unwrap_or((ending, 0));
+                self.give_up(key, ending, errno, now, kernel);
             }
-            match self.begin(key, now, kernel) {
-                Ok(()) => return,
-                Err(failure) => failed = Some(failure),
-            }
+            return;
         }
+    }
+
+    /// Claims a place on a server for a session, unless others were here before.
+    pub(super) fn pick(&mut self, key: Key) -> Pick {
+        let random = self.draw();
+        let Some(session) = self.sessions.of(key) else { return Pick::None };
+        let (life, pool) = (&session.life, &session.listener.pool);
+        if session.phase != Phase::Queued && Self::must_queue(pool, &life.tried) {
+            return Pick::Full;
+        }
+        balance::pick(pool, &Caller { tried: &life.tried, address: life.peer.map(|peer| peer.ip()), random })
+    }
+
+    /// Takes note of the server that was picked for a session.
+    pub(super) fn assign(&mut self, key: Key, server: u16) {
+        let index = self.index;
+        let Some(session) = self.sessions.of(key) else { return };
+        if session.life.tried.count() > 0 {
+            session.listener.pool.ledger.tally.of(index).retries.bump();
+        }
+        session.life.tried.add(server);
+        session.life.chosen = Some(server);
+        session.life.sources_tried = 0;
     }
 
     /// Begins to connect to the chosen server, from one source after the other if there are several. On `Err` the attempt
     /// is over and counted, and another server may be tried; or the session has ended.
-    fn begin(&mut self, key: Key, now: u64, kernel: &mut impl Kernel) -> Result<(), (Ending, i32)> {
+    pub(super) fn begin(&mut self, key: Key, now: u64, kernel: &mut impl Kernel) -> Result<(), (Ending, i32)> {
         loop {
             let Some(session) = self.sessions.of(key) else { return Ok(()) };
             let Some(chosen) = session.life.chosen else { return Ok(()) };
@@ -205,7 +223,7 @@ impl Shard {
                     if result == ConnectResult::Resource {
                         self.rest(errno, now, kernel);
                     }
-                    match self.attempt_over(key, result, now) {
+                    match self.attempt_over(key, result, now, kernel) {
                         Next::Source => {}
                         Next::Server => return Err((result.ending(), errno as i32)),
                         Next::End => {
@@ -222,7 +240,7 @@ impl Shard {
         if result == ConnectResult::Resource {
             self.rest(errno, now, kernel);
         }
-        match self.attempt_over(key, result, now) {
+        match self.attempt_over(key, result, now, kernel) {
             Next::Source => match self.begin(key, now, kernel) {
                 Ok(()) => {}
                 Err(failed) => self.choose(key, Some(failed), now, kernel),
@@ -234,7 +252,7 @@ impl Shard {
 
     /// Counts a failed attempt, gives the place on its server back unless the same server is tried again, and says what
     /// comes next.
-    fn attempt_over(&mut self, key: Key, result: ConnectResult, now: u64) -> Next {
+    fn attempt_over(&mut self, key: Key, result: ConnectResult, now: u64, kernel: &mut impl Kernel) -> Next {
         let index = self.index;
         let Some(session) = self.sessions.of(key) else { return Next::End };
         let Some(chosen) = session.life.chosen else { return Next::End };
@@ -251,18 +269,23 @@ impl Shard {
                 return Next::Source;
             }
         }
-        let attempts_left = self.let_go(key);
+        let attempts_left = self.let_go(key, kernel);
         if result == ConnectResult::Resource || !attempts_left { Next::End } else { Next::Server }
     }
 
     /// Gives the place on the chosen server back; whether another server may be tried.
-    pub(super) fn let_go(&mut self, key: Key) -> bool {
+    pub(super) fn let_go(&mut self, key: Key, kernel: &mut impl Kernel) -> bool {
         let Some(session) = self.sessions.of(key) else { return false };
         if let Some(server) = session.chosen() {
             balance::release(server);
         }
         session.life.last = session.life.chosen.take();
-        session.life.tried.count() < session.terms().connect_attempts
+        let attempts_left = session.life.tried.count() < session.terms().connect_attempts;
+        if session.listener.pool.ledger.line.is_waited_in() {
+            let pool = Arc::clone(&session.listener.pool);
+            self.call_for(&pool, kernel);
+        }
+        attempts_left
     }
 
     /// When `max_lifetime` ends a session that begins now: up to a tenth early, so that sessions that began together

@@ -78,6 +78,7 @@ impl Shard {
             }
         }
         self.scene = scene;
+        self.renew_queues();
     }
 
     /// Stops taking connections.

@@ -26,6 +26,12 @@ pub enum Ending {
     NoServer,
     /// Every usable server is at its `max_connections`.
     ServersFull,
+    /// Every usable server is full, and so is the queue (`queue.limit`).
+    QueueFull,
+    /// It waited for a place for `queue.timeout`, in vain.
+    QueueTimeout,
+    /// The client went away while it waited for a place.
+    QueueLeft,
     /// No server greeted: the last one tried sent an error instead, or hung up (`kind = "mysql"`).
     GreetingRefused,
     /// No server greeted: the last one tried said nothing within `connect_timeout`.
@@ -48,7 +54,7 @@ pub enum Ending {
 
 impl Ending {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Ending; 19] = [
+    pub const ALL: [Ending; 22] = [
         Ending::Done,
         Ending::ClientReset,
         Ending::ClientGone,
@@ -59,6 +65,9 @@ impl Ending {
         Ending::NoPorts,
         Ending::NoServer,
         Ending::ServersFull,
+        Ending::QueueFull,
+        Ending::QueueTimeout,
+        Ending::QueueLeft,
         Ending::GreetingRefused,
         Ending::GreetingTimeout,
         Ending::IdleTimeout,
@@ -83,6 +92,9 @@ impl Ending {
             Ending::NoPorts => "no_ports",
             Ending::NoServer => "no_server",
             Ending::ServersFull => "servers_full",
+            Ending::QueueFull => "queue_full",
+            Ending::QueueTimeout => "queue_timeout",
+            Ending::QueueLeft => "queue_left",
             Ending::GreetingRefused => "greeting_refused",
             Ending::GreetingTimeout => "greeting_timeout",
             Ending::IdleTimeout => "idle_timeout",
@@ -105,7 +117,9 @@ impl Ending {
             Ending::ConnectRefused | Ending::ConnectUnreachable | Ending::NoServer => "SC",
             Ending::ConnectTimeout => "sC",
             Ending::NoPorts => "RC",
-            Ending::ServersFull => "SQ",
+            Ending::ServersFull | Ending::QueueFull => "SQ",
+            Ending::QueueTimeout => "sQ",
+            Ending::QueueLeft => "CQ",
             Ending::GreetingRefused => "SH",
             Ending::GreetingTimeout => "sH",
             Ending::IdleTimeout => "cD",

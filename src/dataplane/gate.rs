@@ -106,7 +106,8 @@ impl Shard {
         self.mark(key, error);
         let Some(session) = self.sessions.of(key) else { return };
         let is_packet = matches!(judge(session.down.ahead()), Verdict::Another(_));
-        if let (true, Some(packet)) = (is_packet, session.down.take_ahead())
+        if is_packet
+            && let Some(packet) = session.down.take_ahead()
             && let Some(earlier) = session.life.refusal.replace(packet)
         {
             self.tools.keep_spill(earlier);
@@ -125,7 +126,7 @@ impl Shard {
             kernel.close(server, Close::Clean);
         }
         self.wheel.clear(key.index);
-        self.let_go(key);
+        self.let_go(key, kernel);
         if !watched {
             self.parted(key, now, kernel);
         }

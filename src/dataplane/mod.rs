@@ -13,6 +13,7 @@ mod gate;
 mod gather;
 pub mod pipes;
 mod pump;
+mod queue;
 pub mod record;
 mod session;
 pub mod shard;

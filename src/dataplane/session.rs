@@ -38,6 +38,8 @@ pub struct Session {
 /// | – | accepted (here or by another worker) | `Connecting` |
 /// | `Connecting` | connected | `Relaying`, or `Greeting` when the server speaks first |
 /// | `Connecting` | connect failed, another server can be tried | `Connecting` |
+/// | `Connecting` | every server is full, and the pool has a queue | `Queued` |
+/// | `Queued` | a place is free | `Connecting` |
 /// | `Greeting` | the server's first packet is one for the client | `Relaying` |
 /// | `Greeting` | it is an error that sends on, or does not come | `Parting` |
 /// | `Parting` | the watch on that server has ended, another can be tried | `Connecting` |
@@ -50,6 +52,8 @@ pub enum Phase {
         /// Its time is up and it has been cancelled; its answer decides what is next.
         late: bool,
     },
+    /// Every server it could have is full; it waits for a place (`queue`).
+    Queued,
     /// Connected to a server that speaks first; the client sees nothing of it before its first packet is here (`gate`).
     Greeting,
     /// A server that did not greet has been let go. The watch on it must have ended before another is watched, else what is
@@ -93,6 +97,10 @@ pub struct Life {
     pub doomed: Option<(Ending, i32)>,
     /// When it was accepted, in nanoseconds.
     pub accepted_ns: u64,
+    /// When it began to wait for a place, the last time.
+    pub queued_ns: u64,
+    /// How long it has waited for places, in microseconds.
+    pub queue_us: u32,
     /// When the last server was chosen.
     pub picked_ns: u64,
     /// When a byte last moved, or a direction finished.

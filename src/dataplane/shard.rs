@@ -13,6 +13,7 @@ use super::doors::DoorSlot;
 use super::ending::Ending;
 use super::gather::Visit;
 use super::pump::{Stop, Tools};
+use super::queue::Queue;
 use super::record::Note;
 use super::session::{Direction, Phase, Role, Session, Side};
 use crate::base::slab::{Key, Slab};
@@ -64,6 +65,12 @@ pub struct Shard {
     /// Sockets that gather, the next to be looked after first.
     pub(super) visits: VecDeque<Visit>,
     due: Vec<u32>,
+    /// Sessions that wait for a place, by pool.
+    pub(super) queues: Vec<Queue>,
+    /// One of them has been called.
+    pub(super) called: bool,
+    /// One of them is being looked through.
+    pub(super) looking: bool,
     pub(super) sessions_opened: u64,
     /// Turns through the source addresses of pools that have them.
     pub(super) source_turn: usize,
@@ -98,6 +105,9 @@ impl Shard {
             runnable: VecDeque::new(),
             visits: VecDeque::new(),
             due: Vec::new(),
+            queues: Vec::new(),
+            called: false,
+            looking: false,
             sessions_opened: 0,
             source_turn: index,
             random: seed | 1,
@@ -107,7 +117,7 @@ impl Shard {
 
     /// How long the worker may wait, in nanoseconds; `None`: until something happens.
     pub fn patience_ns(&self, now: u64) -> Option<u64> {
-        if !self.runnable.is_empty() {
+        if !self.runnable.is_empty() || self.called {
             return Some(0);
         }
         let timers = self.wheel.next_ns();
@@ -220,7 +230,7 @@ impl Shard {
             match session.phase {
                 Phase::Closing => return self.free_if_quiet(key),
                 Phase::Parting { .. } if side == Side::Server => return self.parted(key, now, kernel),
-                Phase::Parting { .. } | Phase::Connecting { .. } | Phase::Greeting | Phase::Relaying => {}
+                _ => {}
             }
             self.watch(key, role, kernel);
         }
@@ -235,8 +245,12 @@ impl Shard {
                 let errno = kernel.error(session.client).unwrap_or(Errno::ECONNRESET);
                 self.end(key, Ending::ClientGone, errno as i32, now, kernel);
             }
+            Phase::Queued if readiness.broken => {
+                let errno = kernel.error(session.client).unwrap_or(Errno::ECONNRESET);
+                self.end(key, Ending::QueueLeft, errno as i32, now, kernel);
+            }
             Phase::Greeting if side == Side::Server => self.greeted(key, now, kernel),
-            Phase::Connecting { .. } | Phase::Greeting | Phase::Parting { .. } | Phase::Closing => {}
+            Phase::Connecting { .. } | Phase::Queued | Phase::Greeting | Phase::Parting { .. } | Phase::Closing => {}
             Phase::Relaying => self.relay(key, side, readiness, now, kernel),
         }
     }
@@ -418,6 +432,7 @@ impl Shard {
         match session.phase {
             Phase::Closing | Phase::Parting { .. } => {}
             Phase::Connecting { .. } => self.connect_is_late(key, now, kernel),
+            Phase::Queued => self.queue_is_over(key, now, kernel),
             Phase::Greeting => self.greeting_is_late(key, now, kernel),
             Phase::Relaying => {
                 if !session.life.settled && now >= session.life.accepted_ns + SETTLE_NS {

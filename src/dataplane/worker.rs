@@ -103,6 +103,7 @@ fn work<K: Kernel>(index: usize, commons: &Arc<Commons>, kernel: &mut K) {
         while let Some(mail) = desk.take() {
             shard.obey(mail, now, kernel);
         }
+        shard.attend(now, kernel);
         rehearsal::sessions_opened(shard.sessions_opened);
         desk.tally.cq_overflows.add(kernel.take_overflows());
         desk.turns.fetch_add(1, Ordering::Relaxed);

@@ -363,6 +363,24 @@ fn for_pools(page: &mut Page, pools: &[Arc<Pool>]) -> Result<(), Error> {
             ([("pool", &*pool.name)], retries)
         }),
     )?;
+    let queues = || pools.iter().filter(|pool| pool.terms.queue.limit > 0 || pool.ledger.line.waiting() > 0);
+    page.gauges(
+        "ringway_queue_sessions",
+        "Sessions that wait for a place on a server now.",
+        queues().map(|pool| ([("pool", &*pool.name)], f64::from(pool.ledger.line.waiting()))),
+    )?;
+    let mut count = |name, help, figure: fn(&PoolTally) -> u64| {
+        page.counters(name, help, queues().map(|pool| ([("pool", &*pool.name)], pool.ledger.tally.sum(figure))))
+    };
+    count("ringway_queued", "Sessions that had to wait for a place on a server.", |tally| tally.queued.read())?;
+    count("ringway_queue_full", "Sessions that found every server full, and the queue too.", |t| t.queue_full.read())?;
+    count("ringway_queue_timeouts", "Sessions that waited for a place in vain.", |t| t.queue_timeouts.read())?;
+    page.histograms(
+        "ringway_queue_seconds",
+        "Time sessions waited for a place on a server, in seconds; those that did not wait are not in it.",
+        pools,
+        |tally| &tally.queue,
+    )?;
     page.histograms(
         "ringway_connect_seconds",
         "Time from the choice of a server to its connection, in seconds.",
@@ -523,6 +541,11 @@ mod tests {
             "ringway_server_bytes_total",
             "ringway_server_state",
             "ringway_retries_total",
+            "ringway_queue_sessions",
+            "ringway_queued_total",
+            "ringway_queue_full_total",
+            "ringway_queue_timeouts_total",
+            "ringway_queue_seconds",
             "ringway_connect_seconds",
             "ringway_first_byte_seconds",
             "ringway_session_seconds",

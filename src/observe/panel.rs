@@ -152,6 +152,7 @@ pub(crate) mod tests {
                 sources: Vec::new(),
                 keepalive: None,
                 user_timeout_ms: 0,
+                queue: Queue { limit: 0, timeout_ms: 5_000 },
             },
             ledger: registry.pool("web"),
         });

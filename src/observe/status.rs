@@ -109,6 +109,8 @@ pub struct PoolStatus {
     pub policy: String,
     /// Connects tried again on another server.
     pub retries: u64,
+    /// Sessions that wait for a place on a server.
+    pub waiting: u64,
     /// From the choice of a server to its connection.
     pub connect: Latency,
     /// From accept to the server's first byte.
@@ -222,6 +224,7 @@ fn pool(pool: &Pool) -> PoolStatus {
         name: pool.name.to_string(),
         policy: pool.policy.name().into(),
         retries: pool.ledger.tally.sum(|t| t.retries.read()),
+        waiting: pool.ledger.line.waiting().into(),
         connect: latency(pool, |tally| &tally.connect),
         first_byte: latency(pool, |tally| &tally.first_byte),
         session: latency(pool, |tally| &tally.session),

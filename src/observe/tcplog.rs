@@ -1,8 +1,7 @@
 //! The access log as HAProxy writes it in TCP mode: its configuration manual, §8.2.2,
 //! `%ci:%cp [%t] %ft %b/%s %Tw/%Tc/%Tt %B %ts %ac/%fc/%bc/%sc/%rc %sq/%bq`.
 //!
-//! Where ringway has no such thing, the line says what HAProxy says of its absence: `0/0` for queues that were not waited
-//! in, -1 for a step that was not reached, `<NOSRV>` for a server that was not chosen. Names need no look: the
+//! Where ringway has no such thing, the line says what HAProxy says of its absence: `0/0` for the lengths of queues, -1 for a step that was not reached, `<NOSRV>` for a server that was not chosen. Names need no look: the
 //! configuration allows letters, digits, `.`, `_` and `-`.
 
 use std::io::Write;
@@ -95,7 +94,9 @@ pub fn write(out: &mut Vec<u8>, clock: &mut LocalClock, offset_ns: u64, record: 
     out.push(b'/');
     out.extend_from_slice(server.map_or(b"<NOSRV>", |server| server.name.as_bytes()));
     out.push(b' ');
-    let queue_ms = server.map(|_| u64::from(record.queue_us) / 1_000);
+    // Who waited in vain has waited all the same.
+    let queued = server.is_some() || record.queue_us > 0;
+    let queue_ms = queued.then_some(u64::from(record.queue_us) / 1_000);
     reached(out, queue_ms);
     out.push(b'/');
     reached(out, record.connect_us.map(|us| u64::from(us) / 1_000));
@@ -179,6 +180,9 @@ mod tests {
         let line = text(&record);
         assert!(line.starts_with("2001:db8::9:80 ["), "{line}");
         assert!(line.ends_with(" web web/<NOSRV> -1/-1/1234 0 SC 0/0/0/0/0 0/0"), "{line}");
+        record.ending = Some(Ending::QueueTimeout);
+        record.queue_us = 1_230_999;
+        assert!(text(&record).ends_with(" web web/<NOSRV> 1230/-1/1234 0 sQ 0/0/0/0/0 0/0"), "{}", text(&record));
         record.client = None;
         assert!(text(&record).starts_with("unix:1 ["));
     }

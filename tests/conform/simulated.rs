@@ -81,7 +81,13 @@ impl Ground for Simulation {
         let number = self.world.doors.len();
         let fd = DOORS + number as i32;
         self.world.door_of.insert(fd, (number, 0));
-        self.world.doors.push(SimDoor { queues: vec![Vec::new()], open: true, given_up: vec![false] });
+        self.world.doors.push(SimDoor {
+            queues: vec![Vec::new()],
+            open: true,
+            given_up: vec![false],
+            pool: 0,
+            members: Vec::new(),
+        });
         Sock(fd)
     }
 

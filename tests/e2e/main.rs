@@ -17,6 +17,7 @@ mod limits;
 mod logs;
 mod mysql;
 mod prometheus;
+mod queue;
 mod relay;
 mod reload;
 mod sight;

@@ -13,7 +13,7 @@ use ringway::kernel::{Close, Errno, Sock, Token};
 use crate::flight::{FlightKey, Kind};
 use crate::scene::PoolTerms;
 use crate::socket::{Far, Hold, Socket};
-use crate::world::{World, note};
+use crate::world::{SimDoor, World, note};
 
 /// A timer may be this late: a tick of the wheel, and the rounding to it.
 const TICK_NS: u64 = 4_000_001;
@@ -28,6 +28,8 @@ const SLOT: u64 = (1 << 32) - 1;
 #[derive(Debug)]
 pub struct Pair {
     pub client: usize,
+    /// The worker that has it.
+    pub lane: usize,
     /// The socket of the last attempt.
     pub server: Option<usize>,
     pub attempts: Vec<Attempt>,
@@ -38,6 +40,8 @@ pub struct Pair {
     /// The client's socket is closed.
     pub over: bool,
     pub opened_ns: u64,
+    /// Since when it has had no server, at least.
+    pub bereft_ns: u64,
     /// When it began to relay, or finished one direction: its timer was set anew then, to the next tick at the soonest.
     pub timer_set_ns: u64,
     /// When a byte moved, or a direction finished.
@@ -78,6 +82,10 @@ impl World {
     /// A connection is the shard's from now on.
     pub fn accept_told(&mut self, id: usize) -> Sock {
         self.accepted += 1;
+        if let Far::Client { door } = self.socks[id].far {
+            self.socks[id].members = self.doors[door].members.clone();
+            self.socks[id].pool = self.doors[door].pool;
+        }
         let sock = &mut self.socks[id];
         sock.hold = Hold::Open;
         sock.accepted = self.accepted;
@@ -99,12 +107,14 @@ impl World {
         let number = self.pairs.len();
         self.pairs.push(Pair {
             client: id,
+            lane,
             server: None,
             attempts: Vec::new(),
             relaying: false,
             refusal: None,
             over: false,
             opened_ns: self.now,
+            bereft_ns: self.now,
             timer_set_ns: 0,
             active_ns: self.now,
             half: false,
@@ -150,6 +160,7 @@ impl World {
         if target.removed_at.is_some() {
             self.see("a session that began before a reload connects to a server the reload removed");
         }
+        self.check_turn(number);
         let target = &self.targets[index];
         let open = self.open_to(index);
         let full = target.max > 0 && open >= target.max;
@@ -157,6 +168,32 @@ impl World {
         let began_ns = self.now;
         let attempt = Attempt { target: index, began_ns, cancelled_ns: None, result: None, connected_ns: None };
         self.pairs[number].attempts.push(attempt);
+    }
+
+    /// Nobody who comes is served before those who wait on the same worker for the same servers.
+    fn check_turn(&self, number: usize) {
+        let pair = &self.pairs[number];
+        let client = &self.socks[pair.client];
+        if !pair.attempts.is_empty() {
+            return;
+        }
+        for (other, earlier) in self.pairs[..number].iter().enumerate() {
+            let waits = !earlier.over && earlier.attempts.is_empty() && earlier.lane == pair.lane;
+            let same = self.socks[earlier.client].members == client.members;
+            assert!(!(waits && same), "session {number} is served before session {other}, which waits");
+        }
+    }
+
+    /// Who waits, and has tried nobody, goes on under the new plan, if that leads to the same pool.
+    pub fn renew_waiting(&mut self, door: usize) {
+        let waits = self.pairs.iter().filter(|pair| !pair.over && pair.attempts.is_empty());
+        let SimDoor { pool, members, .. } = &self.doors[door];
+        for client in waits.map(|pair| pair.client) {
+            let client = &mut self.socks[client];
+            if client.far == (Far::Client { door }) && client.pool == *pool {
+                client.members.clone_from(members);
+            }
+        }
     }
 
     /// Sockets open to a server.
@@ -218,6 +255,7 @@ impl World {
     }
 
     fn conclude(&mut self, number: usize, result: Result<(), Errno>) {
+        self.pairs[number].bereft_ns = self.now;
         if let Some(attempt) = self.pairs[number].attempts.last_mut() {
             attempt.result = Some(result);
         }
@@ -273,8 +311,10 @@ impl World {
         if let Some(why) = missing {
             panic!("socket {id} is closed as if all were well: {why}");
         }
-        if let (false, Some(number)) = (self.is_server(id), number) {
-            self.pairs[number].over = true;
+        match number {
+            Some(number) if self.is_server(id) => self.pairs[number].bereft_ns = self.now,
+            Some(number) => self.pairs[number].over = true,
+            None => {}
         }
     }
 
@@ -342,6 +382,41 @@ impl World {
         }
     }
 
+    /// Sessions that wait for a place: there is none for them, and none has waited for too long. How many there are.
+    pub fn check_waiting(&mut self) -> usize {
+        let mut waiting = 0;
+        for (number, pair) in self.pairs.iter().enumerate() {
+            if pair.over || pair.server.is_some_and(|server| self.socks[server].is_open()) {
+                continue;
+            }
+            waiting += 1;
+            let client = &self.socks[pair.client];
+            let untried = |index: &&usize| pair.attempts.iter().all(|attempt| attempt.target != **index);
+            let takes = |index: &&usize| {
+                let target = &self.targets[**index];
+                target.weight > 0 && target.standing == Standing::Ready
+            };
+            let usable: Vec<usize> = client.members.iter().filter(untried).filter(takes).copied().collect();
+            let backup = usable.iter().all(|index| self.targets[*index].backup);
+            let room = usable.iter().find(|index| {
+                let target = &self.targets[**index];
+                target.backup == backup && (target.max == 0 || self.open_to(**index) < target.max)
+            });
+            if let Some(room) = room {
+                panic!("session {number} waits though there is room on {}", self.targets[*room].name);
+            }
+            let terms = &self.pools[client.pool];
+            assert!(terms.queue_limit > 0, "session {number} waits for nothing");
+            let slack = TICK_NS + 2 * self.faults.latency_ns + 2 * self.faults.sluggish_ns;
+            let late = self.now > pair.bereft_ns + terms.queue_ns + slack;
+            assert!(!late, "session {number} waits for ever");
+        }
+        if waiting > 0 {
+            self.see("a session waits for a place");
+        }
+        waiting
+    }
+
     fn check_timers(&self, number: usize, pair: &Pair) {
         let Some(attempt) = pair.attempts.last() else { return };
         let terms = self.terms(attempt.target);
@@ -371,7 +446,10 @@ impl World {
         let client = &self.socks[pair.client];
         assert!(!client.dead, "session {number}: the client's reset has been missed");
         let server = pair.server.map(|id| &self.socks[id]).filter(|server| server.is_open());
-        let Some(server) = server else { panic!("session {number} waits for nothing") };
+        let Some(server) = server else {
+            assert!(self.pools[client.pool].queue_limit > 0, "session {number} waits for nothing");
+            return;
+        };
         if !pair.relaying {
             assert!(!server.flights.is_empty(), "session {number} waits for a server nobody watches");
             let missed = server.connected && server.is_readable();
@@ -432,6 +510,10 @@ impl World {
         assert_eq!(record.bytes_out, down, "session {number}: bytes to the client, as recorded");
         let up = pair.server.map_or(0, |server| self.socks[server].taken);
         assert_eq!(record.bytes_in, up, "session {number}: bytes to the server, as recorded");
+        let queues = self.pools[self.socks[pair.client].pool].queue_limit > 0;
+        let queue_ns = u64::from(record.queue_us) * 1_000;
+        let honest = queue_ns <= self.now - pair.opened_ns && (queues || queue_ns == 0);
+        assert!(honest, "session {number} says that it waited for {} µs", record.queue_us);
         let told = !pair.relaying && self.is_told(pair.client);
         if told {
             self.see("a client is told what the last server said");
@@ -452,10 +534,11 @@ impl World {
         let quiet = self.now - pair.active_ns;
         let clean = matches!(client.hold, Hold::Closing(Close::Clean) | Hold::Released(Close::Clean));
         let must = |holds: bool, what: &str| (!holds).then(|| what.to_owned());
+        let queue = &self.pools[client.pool];
         let told = !pair.relaying && self.is_told(pair.client);
         let deaf = client.dead || client.taken > 0 || pair.short_of_memory;
         match ending {
-            Ending::ClientGone | Ending::Shutdown => {}
+            Ending::ClientGone | Ending::QueueLeft | Ending::Shutdown => {}
             _ if pair.relaying || pair.refusal.is_none() || deaf => {}
             _ => return Some("the client has not been told what the last server said".into()),
         }
@@ -493,7 +576,20 @@ impl World {
                 let short = matches!(result, Some(Err(errno)) if is_shortage(errno));
                 must(short || pair.short_of_memory, "nothing was short")
             }
-            Ending::NoServer | Ending::ServersFull => must(pair.attempts.is_empty(), "a server was tried"),
+            Ending::NoServer => must(pair.attempts.is_empty(), "a server was tried"),
+            Ending::ServersFull => {
+                must(pair.attempts.is_empty() && queue.queue_limit == 0, "a server was tried, or it could have waited")
+            }
+            Ending::QueueFull => {
+                let all = self.pairs.iter().filter(|other| self.socks[other.client].pool == client.pool).count();
+                let full = queue.queue_limit > 0 && all > queue.queue_limit;
+                must(full && pair.attempts.is_empty(), "it could have waited")
+            }
+            Ending::QueueTimeout => {
+                let waited = queue.queue_limit > 0 && self.now - pair.bereft_ns >= queue.queue_ns;
+                must(waited && !pair.relaying, "it has not waited for so long")
+            }
+            Ending::QueueLeft => must(client.dead && !pair.relaying && queue.queue_limit > 0, "the client lives"),
             Ending::GreetingRefused => {
                 let refused = server.is_some_and(|server| {
                     let error = server.greeting.as_ref().is_some_and(|g| g.sends_on && server.read >= g.clear_at);

@@ -46,7 +46,7 @@ struct Run {
 }
 
 /// What a few hundred seeds must have met.
-pub const RARE: [&str; 26] = [
+pub const RARE: [&str; 27] = [
     "a peer that asks and waits",
     "a peer that closes whatever is still to be read",
     "a peer that falls silent",
@@ -69,6 +69,7 @@ pub const RARE: [&str; 26] = [
     "a client is told what the last server said",
     "a session that began before a reload connects to a server the reload removed",
     "a session is recorded while it lives",
+    "a session waits for a place",
     "a splice",
     "a watch lapses",
     SHORTAGE,
@@ -191,6 +192,7 @@ impl Run {
         }
         if due.is_empty() {
             self.world.check_rest();
+            self.check_waiting();
             self.check_doors();
             self.check_gauges();
             let wakes = (0..WORKERS).filter_map(|lane| self.wakes_at(lane));
@@ -234,7 +236,11 @@ impl Run {
                     self.post(lane, Mail::NewScene);
                 }
             }
-            Errand::Standing => self.stage.set_standing(&mut self.world),
+            Errand::Standing => {
+                self.stage.set_standing(&mut self.world);
+                let pools = self.stage.plan.iter().flat_map(|plan| &plan.pools);
+                pools.for_each(|pool| self.commons.call_waiting(&pool.ledger, &mut SimBell(&mut self.world)));
+            }
             Errand::Drain(lane) => self.post(lane, Mail::Drain),
             Errand::Stop(lane) => {
                 self.world.stopped = true;
@@ -292,6 +298,7 @@ impl Run {
             }
             worker.leaving |= leaves;
         }
+        worker.shard.attend(now, &mut kernel);
         if worker.shard.is_done() {
             worker.gone = true;
             worker.shard.close(now, &mut kernel);
@@ -397,6 +404,17 @@ impl Run {
         assert_eq!(counted, retried, "connects tried again elsewhere");
     }
 
+    /// When nothing is under way, nobody waits who need not, and who waits is counted.
+    fn check_waiting(&mut self) {
+        if self.world.lanes.iter().any(|lane| lane.next_word_ns().is_some()) {
+            return;
+        }
+        let waiting = self.world.check_waiting();
+        let pools = self.stage.plan.iter().flat_map(|plan| &plan.pools);
+        let counted: u32 = pools.map(|pool| pool.ledger.line.waiting()).sum();
+        assert_eq!(counted as usize, waiting, "sessions that wait for a place");
+    }
+
     /// Workers that expect nothing tell how their pipes stand.
     fn check_gauges(&self) {
         let serving = self.workers.iter().enumerate().filter(|(_, worker)| !worker.gone);
@@ -426,6 +444,8 @@ impl Run {
             assert!(sock.flights.is_empty(), "socket {id} has requests in flight when all workers have gone");
         }
         assert!(self.world.pipes.iter().all(|pipe| !pipe.open), "a pipe is left open");
+        let mut pools = self.stage.plan.iter().flat_map(|plan| &plan.pools);
+        assert!(pools.all(|pool| !pool.ledger.line.is_waited_in()), "somebody waits when all have gone");
         for (lane, desk) in self.commons.desks.iter().enumerate() {
             assert_eq!(desk.sessions.load(Ordering::Relaxed), 0, "sessions on the desk of worker {lane}");
             assert_eq!(desk.tally.records_dropped.read(), 0, "records dropped by worker {lane}");

@@ -29,6 +29,9 @@ pub struct PoolTerms {
     pub sources: usize,
     /// Its servers speak first, and are heard before the client is (`kind = "mysql"`).
     pub gate: bool,
+    /// Sessions that may wait for a place; 0: none.
+    pub queue_limit: usize,
+    pub queue_ns: u64,
 }
 
 impl PoolTerms {
@@ -43,6 +46,8 @@ impl PoolTerms {
             lifetime_ns: if rng.chance(700) { 0 } else { ms(rng, 10, 5_000) },
             sources: rng.below(3) as usize,
             gate: extra.chance(250),
+            queue_limit: if extra.chance(600) { 0 } else { extra.size(20) as usize },
+            queue_ns: ms(extra, 1, 2_000),
         }
     }
 
@@ -50,7 +55,8 @@ impl PoolTerms {
     pub fn longest_ns(&self) -> u64 {
         let greetings = if self.gate { self.connect_ns * self.attempts } else { 0 };
         let connects = self.connect_ns * self.attempts * (self.sources as u64 + 1);
-        connects + greetings + self.idle_ns.max(self.half_ns) + self.lifetime_ns
+        let waits = if self.queue_limit > 0 { self.queue_ns * self.attempts } else { 0 };
+        connects + greetings + waits + self.idle_ns.max(self.half_ns) + self.lifetime_ns
     }
 }
 
@@ -107,6 +113,10 @@ impl Stage {
                     removed_at: None,
                     ledger: None,
                 });
+                let first = &mut world.targets[number];
+                if member == 0 && first.max == 0 && world.pools[pool].queue_limit > 0 {
+                    first.max = world.extra.range(1, 4) as u32;
+                }
             }
         }
         let listeners: Vec<SimListener> = (0..world.rng.range(1, 3))
@@ -165,7 +175,8 @@ impl Stage {
             let _ = writeln!(
                 text,
                 "]\nkind = '{}'\npolicy = '{}'\nconnect_timeout = '{}ms'\nconnect_attempts = {}\nidle_timeout = '{}ms'\nhalf_close_timeout = \
-                 '{}ms'\nmax_lifetime = '{}ms'\nsource = [{}]",
+                 '{}ms'\nmax_lifetime = '{}ms'\nsource = [{}]\n\
+                 queue = {{ limit = {}, timeout = '{}ms' }}",
                 if terms.gate { "mysql" } else { "tcp" },
                 terms.policy,
                 ms(terms.connect_ns),
@@ -173,7 +184,9 @@ impl Stage {
                 ms(terms.idle_ns),
                 ms(terms.half_ns),
                 ms(terms.lifetime_ns),
-                sources.join(", ")
+                sources.join(", "),
+                terms.queue_limit,
+                ms(terms.queue_ns)
             );
         }
         text
@@ -209,6 +222,11 @@ impl Stage {
                 self.doors.push((door, number));
                 number
             });
+            let members = world.targets.iter().enumerate();
+            let members = members.filter(|(_, target)| target.pool == listener.pool && target.removed_at.is_none());
+            world.doors[number].members = members.map(|(index, _)| index).collect();
+            world.doors[number].pool = listener.pool;
+            world.renew_waiting(number);
             let (door, _) = self.doors.iter().find(|(_, at)| *at == number).expect("doors are kept");
             doors.push((Arc::clone(door), Arc::clone(compiled)));
         }
@@ -240,6 +258,12 @@ fn open_door(number: usize, world: &mut World, address: ringway::config::plan::A
     for (lane, socket) in sockets.iter().enumerate() {
         world.door_of.insert(socket.as_raw_fd(), (number, lane));
     }
-    world.doors.push(SimDoor { queues: vec![Vec::new(); workers], open: true, given_up: vec![false; workers] });
+    world.doors.push(SimDoor {
+        queues: vec![Vec::new(); workers],
+        open: true,
+        given_up: vec![false; workers],
+        pool: 0,
+        members: Vec::new(),
+    });
     Arc::new(Door { id: number as u64 + 1, address, sockets })
 }

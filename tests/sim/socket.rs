@@ -42,6 +42,9 @@ pub struct Socket {
     pub connected: bool,
     /// Which of all accepted connections it is, from 1.
     pub accepted: u64,
+    /// The pool it came to, and which of its servers were in the plan.
+    pub pool: usize,
+    pub members: Vec<usize>,
     /// The session it belongs to.
     pub pair: Option<usize>,
     /// What it says first, if it is a server of `kind = "mysql"`.
@@ -90,6 +93,8 @@ impl Socket {
             hold: if client { Hold::Queued } else { Hold::Open },
             connected: client,
             accepted: 0,
+            pool: 0,
+            members: Vec::new(),
             pair: None,
             greeting: None,
             flights: Vec::new(),

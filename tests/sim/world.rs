@@ -81,6 +81,9 @@ pub struct SimDoor {
     pub queues: Vec<Vec<usize>>,
     /// In the published scene.
     pub open: bool,
+    /// Where its sessions go, as it was last published, and the servers there.
+    pub pool: usize,
+    pub members: Vec<usize>,
     /// By worker: there was no descriptor for the next of its queue.
     pub given_up: Vec<bool>,
 }
