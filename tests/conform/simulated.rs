@@ -85,6 +85,7 @@ impl Ground for Simulation {
             queues: vec![Vec::new()],
             open: true,
             given_up: vec![false],
+            listener: 0,
             pool: 0,
             members: Vec::new(),
         });

@@ -187,10 +187,11 @@ impl World {
     /// Who waits, and has tried nobody, goes on under the new plan, if that leads to the same pool.
     pub fn renew_waiting(&mut self, door: usize) {
         let waits = self.pairs.iter().filter(|pair| !pair.over && pair.attempts.is_empty());
-        let SimDoor { pool, members, .. } = &self.doors[door];
+        let SimDoor { listener, pool, members, .. } = &self.doors[door];
         for client in waits.map(|pair| pair.client) {
             let client = &mut self.socks[client];
-            if client.far == (Far::Client { door }) && client.pool == *pool {
+            let Far::Client { door } = client.far else { continue };
+            if self.doors[door].listener == *listener && client.pool == *pool {
                 client.members.clone_from(members);
             }
         }

@@ -226,6 +226,7 @@ impl Stage {
             let members = members.filter(|(_, target)| target.pool == listener.pool && target.removed_at.is_none());
             world.doors[number].members = members.map(|(index, _)| index).collect();
             world.doors[number].pool = listener.pool;
+            world.doors[number].listener = index;
             world.renew_waiting(number);
             let (door, _) = self.doors.iter().find(|(_, at)| *at == number).expect("doors are kept");
             doors.push((Arc::clone(door), Arc::clone(compiled)));
@@ -262,6 +263,7 @@ fn open_door(number: usize, world: &mut World, address: ringway::config::plan::A
         queues: vec![Vec::new(); workers],
         open: true,
         given_up: vec![false; workers],
+        listener: 0,
         pool: 0,
         members: Vec::new(),
     });

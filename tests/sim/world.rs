@@ -81,6 +81,8 @@ pub struct SimDoor {
     pub queues: Vec<Vec<usize>>,
     /// In the published scene.
     pub open: bool,
+    /// Its listener, by its name's number: one that goes and comes again has another door.
+    pub listener: usize,
     /// Where its sessions go, as it was last published, and the servers there.
     pub pool: usize,
     pub members: Vec<usize>,
