@@ -171,6 +171,11 @@ fn seed_1299_drain_came_before_the_letter_about_a_reload() {
 }
 
 #[test]
+fn seed_5059_a_rested_door_kept_its_old_listener() {
+    tell(5059, TAIL);
+}
+
+#[test]
 fn seed_11092_a_closing_door_kept_its_old_listener() {
     tell(11092, TAIL);
 }

@@ -93,6 +93,13 @@ impl Shard {
         }
     }
 
+    /// Takes up a new scene before the letter about it is read: who is accepted from now on is served as it says.
+    fn catch_up(&mut self, now: u64, kernel: &mut impl Kernel) {
+        if !std::ptr::eq(Arc::as_ptr(&self.commons.scene.load()), Arc::as_ptr(&self.scene)) {
+            self.adopt(now, kernel);
+        }
+    }
+
     /// An accept has an answer.
     pub(super) fn accepted(
         &mut self,
@@ -102,9 +109,7 @@ impl Shard {
         now: u64,
         kernel: &mut impl Kernel,
     ) {
-        if !std::ptr::eq(Arc::as_ptr(&self.commons.scene.load()), Arc::as_ptr(&self.scene)) {
-            self.adopt(now, kernel);
-        }
+        self.catch_up(now, kernel);
         let Some(slot) = self.doors.of(key) else {
             // Unreachable: a door goes with the last event of its accept. A socket is never left behind all the same.
             let _ = result.map(|sock| kernel.close(sock, Close::Reset));
@@ -140,6 +145,7 @@ impl Shard {
         if self.doors_paused == 0 {
             return;
         }
+        self.catch_up(now, kernel);
         let is_over = |slot: &DoorSlot| matches!(slot.state, DoorState::Paused { until_ns } if until_ns <= now);
         let keys: Vec<Key> = self.doors.keys().collect();
         for key in keys {
