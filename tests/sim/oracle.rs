@@ -387,7 +387,9 @@ impl World {
     pub fn check_waiting(&mut self) -> usize {
         let mut waiting = 0;
         for (number, pair) in self.pairs.iter().enumerate() {
-            if pair.over || pair.server.is_some_and(|server| self.socks[server].is_open()) {
+            // A server that was let go is parted with once the watch on it has ended.
+            let served = |id: usize| self.socks[id].is_open() || !self.socks[id].flights.is_empty();
+            if pair.over || pair.server.is_some_and(served) {
                 continue;
             }
             waiting += 1;

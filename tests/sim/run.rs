@@ -404,9 +404,9 @@ impl Run {
         assert_eq!(counted, retried, "connects tried again elsewhere");
     }
 
-    /// When nothing is under way, nobody waits who need not, and who waits is counted.
+    /// When no worker has been rung, nobody waits who need not, and who waits is counted.
     fn check_waiting(&mut self) {
-        if self.world.lanes.iter().any(|lane| lane.next_word_ns().is_some()) {
+        if self.world.lanes.iter().any(|lane| lane.rung_at.is_some()) {
             return;
         }
         let waiting = self.world.check_waiting();
