@@ -153,8 +153,10 @@ mod tests {
             let total: f64 = weights.iter().map(|&weight| f64::from(weight)).sum();
             for (&weight, got) in weights.iter().zip(entries(&table, weights.len())) {
                 let ideal = table.len() as f64 * f64::from(weight) / total;
-                // Each round begun adds one at most, and the last one may be cut short for all.
-                let slack = 1.0 + f64::from(weight) / f64::from(*weights.iter().max().expect("one at least"));
+                // Each round begun adds one at most, and the last one may be cut short for all. What is a fraction of an
+                // entry for each of the others falls to whom it can make whole.
+                let of_a_round = f64::from(weight) / f64::from(*weights.iter().max().expect("one at least"));
+                let slack = 1.0 + of_a_round + weights.len() as f64 * f64::from(weight) / total;
                 prop_assert!(total == 0.0 || (got as f64 - ideal).abs() <= slack, "{} of {}, not {}", got, weight, ideal);
             }
         }
