@@ -10,6 +10,8 @@ use ringway::config::{Draft, diff, file, parse};
 use ringway::control::admin::{Problem, conversation};
 use ringway::control::reload::Answer;
 use ringway::dataplane::commons::{Commons, Scene};
+use ringway::health::mysql::probe::{Order, Probe, SocketId};
+use ringway::health::mysql::{Login, Password, Security};
 use ringway::observe::line::{Line, Syntax};
 use ringway::observe::panel::{EngineChoice, Panel};
 use ringway::observe::status::Status;
@@ -18,13 +20,14 @@ use ringway::observe::status::Status;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     ("config", config),
     ("value", value),
     ("admin", admin),
     ("log_line", log_line),
     ("answer", answer),
     ("command_line", command_line),
+    ("mysql", mysql),
 ];
 
 fn environment(name: &str) -> Option<String> {
@@ -167,4 +170,38 @@ pub fn command_line(data: &[u8]) {
     if let Err(refusal) = ringway::cli::understand(std::iter::once("ringway").chain(text.lines())) {
         assert!(!refusal.is_empty());
     }
+}
+
+/// What a MySQL server says to a check, in two rounds: the first byte says where the second piece begins.
+pub fn mysql(data: &[u8]) {
+    let Some((&cut, data)) = data.split_first() else { return };
+    let (first, second) = data.split_at(usize::from(cut).min(data.len()));
+    let password = Password::new("secret".to_owned()).expect("no NUL");
+    let mut probe = Probe::new(Arc::new(Login { user: "sha".to_owned(), password }), Security::Off);
+    let mut open: Vec<SocketId> = Vec::new();
+    for (now_ms, piece) in [(0, first), (10_000, second)] {
+        probe.begin(now_ms);
+        obey(&mut probe, &mut open);
+        for id in open.clone() {
+            probe.received(id, piece, now_ms);
+            obey(&mut probe, &mut open);
+        }
+        probe.late();
+        let outcome = probe.outcome().expect("every round comes to something");
+        assert!(outcome.report.is_some() || outcome.fault.is_some());
+    }
+}
+
+fn obey(probe: &mut Probe, open: &mut Vec<SocketId>) {
+    while let Some(order) = probe.order() {
+        match order {
+            Order::Open(id) => {
+                open.push(id);
+                probe.connected(id);
+            }
+            Order::Send(id, bytes) => assert!(open.contains(&id) && !bytes.is_empty()),
+            Order::Close(id) => open.retain(|&other| other != id),
+        }
+    }
+    assert!(open.len() <= 2, "{open:?}");
 }

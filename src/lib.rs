@@ -10,6 +10,7 @@
 //! | [`config`] | the file, the complaints about it, the immutable plan it compiles to, and the ledgers that outlive a plan | `base` |
 //! | [`balance`] | which server gets the next session: pure, no clock, socket, lock or allocation | `config`, `base` |
 //! | [`dataplane`] | a worker: the loop, the shard that decides everything, sessions, pumps, pipes, drain, mail | `balance`, `kernel`, `config`, `sys`, `base` |
+//! | [`health`] | whether servers are well, as machines that move no byte themselves: the client of MySQL, and the roles of its servers | `config`, `base` |
 //! | [`observe`] | what an operator sees: access log, metrics, status | `dataplane`, `config`, `sys`, `base` |
 //! | [`control`] | boot, signals, reload, the fleet of workers, the admin server | everything above |
 //! | [`cli`] | one file a verb | everything above |
@@ -22,7 +23,7 @@
 //! backtrace (where a stuck worker is),
 //! arc-swap (the published scene), crossbeam (mail, queues, padding), toml and serde (the file), strsim ("did you mean"), clap
 //! (the command line; clap_mangen and clap_complete its manual pages and completions), hyper (the admin server and its client), prometheus-client (the text of `/metrics`), sd-notify
-//! and caps (systemd, root), mio and hdrhistogram (`ringway load`), thiserror and anyhow (errors).
+//! and caps (systemd, root), rustls and aws-lc-rs (TLS and logins of checks), mio and hdrhistogram (`ringway load`), thiserror and anyhow (errors).
 //!
 //! # The decisions
 //!
@@ -43,6 +44,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod dataplane;
+pub mod health;
 pub mod kernel;
 pub mod observe;
 pub mod sys;

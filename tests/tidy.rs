@@ -11,16 +11,17 @@ use ringway::base::limits::TABLE;
 use ringway::dataplane::ending::{Ending, Refusal};
 
 /// Room → rooms it may use. `src/lib.rs` shows the same table to its reader; a test below holds them together.
-const ARROWS: [(&str, &[&str]); 9] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     ("base", &[]),
     ("sys", &["base"]),
     ("kernel", &["sys", "base"]),
     ("config", &["base"]),
     ("balance", &["config", "base"]),
     ("dataplane", &["balance", "kernel", "config", "sys", "base"]),
+    ("health", &["config", "base"]),
     ("observe", &["dataplane", "config", "sys", "base"]),
-    ("control", &["base", "sys", "kernel", "config", "balance", "dataplane", "observe"]),
-    ("cli", &["base", "sys", "kernel", "config", "balance", "dataplane", "observe", "control"]),
+    ("control", &["base", "sys", "kernel", "config", "balance", "dataplane", "health", "observe"]),
+    ("cli", &["base", "sys", "kernel", "config", "balance", "dataplane", "health", "observe", "control"]),
 ];
 
 /// Where `unsafe` may be written.

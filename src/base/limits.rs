@@ -98,6 +98,19 @@ pub const COMMANDS_MAX: usize = 64;
 /// Largest answer a verb takes from a daemon, in bytes: metrics of ten thousand servers are some 20 MB.
 pub const ANSWER_MAX: usize = 64 * 1024 * 1024;
 
+// Checks of MySQL servers.
+
+/// Largest packet a check takes, in bytes. A row of the status of a replica is some 4 KiB.
+pub const MYSQL_PACKET_MAX: usize = 64 * 1024;
+/// Bytes that may wait to be read by a check: a packet, and what came with it.
+pub const MYSQL_BUFFERED_MAX: usize = 2 * MYSQL_PACKET_MAX;
+/// Most columns of an answer; the status of a replica has some 60.
+pub const MYSQL_COLUMNS_MAX: usize = 256;
+/// Most rows of an answer: a replica has one for each source.
+pub const MYSQL_ROWS_MAX: usize = 256;
+/// Most bytes of the values of an answer.
+pub const MYSQL_ANSWER_MAX: usize = 256 * 1024;
+
 // What all of that comes to, in the worst case.
 
 /// Memory that does not grow with sessions or workers, in bytes: the largest configuration while it is compiled, the maglev
@@ -175,7 +188,7 @@ const fn bound(what: &'static str, most: Most, cost: &'static str, then: &'stati
 }
 
 /// The bounds an operator can meet.
-pub const TABLE: [Bound; 26] = [
+pub const TABLE: [Bound; 27] = [
     bound(
         "sessions",
         Most::Key("max_connections"),
@@ -257,4 +270,5 @@ pub const TABLE: [Bound; 26] = [
     ),
     bound("head of an admin request", bytes(ADMIN_HEAD_MAX), "", "431"),
     bound("body of an admin request", bytes(ADMIN_BODY_MAX), "", "413"),
+    bound("answer to a MySQL check", bytes(MYSQL_ANSWER_MAX), "", "the check fails"),
 ];

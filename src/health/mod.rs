@@ -1,0 +1,3 @@
+//! Whether servers are well.
+
+pub mod mysql;

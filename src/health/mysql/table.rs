@@ -1,0 +1,211 @@
+//! The answer to a query: "Text Resultset" of the protocol documentation.
+//!
+//! ```text
+//! number of columns │ a definition for each │ EOF │ rows… │ EOF, or an error
+//! OK, or an error, instead of all that
+//! ```
+
+use super::greeting::error;
+use super::packet::{Cursor, text};
+use super::{Fault, ServerError};
+use crate::base::limits::{
+    MYSQL_ANSWER_MAX as ANSWER_MAX, MYSQL_COLUMNS_MAX as COLUMNS_MAX, MYSQL_ROWS_MAX as ROWS_MAX,
+};
+
+/// Longest name of a column (MySQL allows 64 characters, and 256 for an alias).
+const COLUMN_CHARACTERS_MAX: usize = 256;
+/// Longest payload of an EOF packet; a longer one that begins alike is a row.
+const EOF_MAX: usize = 9;
+
+/// A table of values.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    columns: Vec<String>,
+    rows: Vec<Vec<Option<String>>>,
+}
+
+impl Table {
+    /// A table of these columns and rows, for those who answer in a server's place.
+    pub fn of(columns: &[&str], rows: &[&[Option<&str>]]) -> Self {
+        let owned = |row: &&[Option<&str>]| row.iter().map(|value| value.map(str::to_owned)).collect();
+        Self { columns: columns.iter().map(|&name| name.to_owned()).collect(), rows: rows.iter().map(owned).collect() }
+    }
+
+    /// Its rows.
+    pub fn rows(&self) -> impl Iterator<Item = Row<'_>> {
+        self.rows.iter().map(|values| Row { columns: &self.columns, values })
+    }
+}
+
+/// A row of a table.
+#[derive(Clone, Copy, Debug)]
+pub struct Row<'a> {
+    columns: &'a [String],
+    values: &'a [Option<String>],
+}
+
+impl<'a> Row<'a> {
+    /// The value in the column of this name, in any case of letters. Outer `None`: there is no such column; inner: NULL.
+    pub fn named(&self, name: &str) -> Option<Option<&'a str>> {
+        let index = self.columns.iter().position(|column| column.eq_ignore_ascii_case(name))?;
+        self.values.get(index).map(Option::as_deref)
+    }
+
+    /// All values, in the order in which they were asked for.
+    pub fn values(&self) -> impl Iterator<Item = Option<&'a str>> {
+        self.values.iter().map(Option::as_deref)
+    }
+}
+
+/// An answer that is being read.
+#[derive(Debug, Default)]
+pub(super) struct Reading {
+    table: Table,
+    stage: Stage,
+    bytes: usize,
+}
+
+#[derive(Debug, Default)]
+enum Stage {
+    #[default]
+    Head,
+    Columns {
+        left: usize,
+    },
+    ColumnsEnd,
+    Rows,
+}
+
+/// What a query came to.
+pub(super) type Answer = Result<Table, ServerError>;
+
+impl Reading {
+    /// Takes the next packet; the answer when it was the last.
+    pub(super) fn take(&mut self, payload: &[u8]) -> Result<Option<Answer>, Fault> {
+        const UNREADABLE: Fault = Fault::Malformed("the answer to a query");
+        if !matches!(self.stage, Stage::Columns { .. })
+            && let Some(error) = error(payload)
+        {
+            return Ok(Some(Err(error)));
+        }
+        match self.stage {
+            Stage::Head => {
+                if payload.first() == Some(&0) {
+                    return Ok(Some(Ok(Table::default())));
+                }
+                let count = Cursor::new(payload).number().and_then(|count| usize::try_from(count).ok());
+                match count.ok_or(UNREADABLE)? {
+                    0 => return Err(UNREADABLE),
+                    count if count > COLUMNS_MAX => return Err(Fault::TooLarge("the number of columns")),
+                    left => self.stage = Stage::Columns { left },
+                }
+            }
+            Stage::Columns { left } => {
+                self.table.columns.push(column(payload).ok_or(UNREADABLE)?);
+                self.stage = if left > 1 { Stage::Columns { left: left - 1 } } else { Stage::ColumnsEnd };
+            }
+            Stage::ColumnsEnd if is_eof(payload) => self.stage = Stage::Rows,
+            Stage::ColumnsEnd => return Err(UNREADABLE),
+            Stage::Rows if is_eof(payload) => return Ok(Some(Ok(std::mem::take(&mut self.table)))),
+            Stage::Rows => {
+                self.bytes += payload.len();
+                if self.table.rows.len() == ROWS_MAX || self.bytes > ANSWER_MAX {
+                    return Err(Fault::TooLarge("the answer to a query"));
+                }
+                self.table.rows.push(row(payload, self.table.columns.len()).ok_or(UNREADABLE)?);
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn is_eof(payload: &[u8]) -> bool {
+    payload.first() == Some(&0xFE) && payload.len() < EOF_MAX
+}
+
+/// "Column Definition" (4.1): catalogue, schema, table, original table, name.
+fn column(payload: &[u8]) -> Option<String> {
+    let mut cursor = Cursor::new(payload);
+    for _ in 0..4 {
+        cursor.string()?;
+    }
+    Some(text(cursor.string()?, COLUMN_CHARACTERS_MAX))
+}
+
+fn row(payload: &[u8], columns: usize) -> Option<Vec<Option<String>>> {
+    const NULL: u8 = 0xFB;
+    let mut cursor = Cursor::new(payload);
+    let mut values = Vec::with_capacity(columns);
+    for _ in 0..columns {
+        values.push(match cursor.rest().first()? {
+            &NULL => {
+                cursor.u8();
+                None
+            }
+            _ => Some(text(cursor.string()?, usize::MAX)),
+        });
+    }
+    cursor.rest().is_empty().then_some(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::hex;
+    use super::*;
+
+    fn read(packets: &[&str]) -> Result<Option<Answer>, Fault> {
+        let mut reading = Reading::default();
+        for (index, packet) in packets.iter().enumerate() {
+            if let Some(answer) = reading.take(&hex(packet))? {
+                assert_eq!(index + 1, packets.len(), "an answer before its end");
+                return Ok(Some(answer));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The example of "Text Resultset": `SELECT @@version_comment LIMIT 1`.
+    #[test]
+    fn the_documented_answer() {
+        let answer = read(&[
+            "01",
+            "03646566000000114040 76657273696f6e5f636f6d6d656e74 000c08001c000000fd00001f0000",
+            "fe00000200",
+            "1c4d7953514c20436f6d6d756e697479205365727665722028 47504c29",
+            "fe00000200",
+        ]);
+        let table = answer.expect("readable").expect("whole").expect("no error");
+        assert_eq!(table, Table::of(&["@@version_comment"], &[&[Some("MySQL Community Server (GPL)")]]));
+        let row = table.rows().next().expect("a row");
+        assert_eq!(row.named("@@VERSION_comment"), Some(Some("MySQL Community Server (GPL)")));
+        assert_eq!(row.named("other"), None);
+    }
+
+    #[test]
+    fn nulls_errors_and_nothing() {
+        let head = ["02", "0364656600000001610c3f000100000008000000", "0364656600000001620c3f000100000008000000"];
+        let table = |rows: &[&str]| read(&[&head, ["fe00000200"].as_slice(), rows].concat());
+        let nulls = table(&["fb0131", "fe00000200"]).expect("readable").expect("whole").expect("no error");
+        assert_eq!(nulls, Table::of(&["a", "b"], &[&[None, Some("1")]]));
+        assert!(read(&["00000002000000"]).expect("readable").expect("whole").is_ok(), "OK is a table of nothing");
+        let refused = read(&["ff48042348593030304e6f207461626c65732075736564"]).expect("readable").expect("whole");
+        assert_eq!(refused.expect_err("an error").code, 1096);
+        let broken = table(&["fb0131", "ff48042348593030304e6f207461626c65732075736564"]);
+        assert!(broken.expect("readable").expect("whole").is_err(), "an error after some rows");
+    }
+
+    #[test]
+    fn answers_are_bounded_and_of_one_form() {
+        assert!(matches!(read(&["fcff00"]), Ok(None)), "255 columns");
+        assert!(matches!(read(&["fc0101"]), Err(Fault::TooLarge(_))), "257 columns");
+        for wrong in ["fb2f6574632f706173737764", "", "fe"] {
+            assert!(matches!(read(&[wrong]), Err(Fault::Malformed(_))), "{wrong}");
+        }
+        let head = ["01", "0364656600000001610c3f000100000008000000", "fe00000200"];
+        let rows = vec!["0131"; ROWS_MAX + 1];
+        assert!(matches!(read(&[&head, rows.as_slice()].concat()), Err(Fault::TooLarge(_))));
+        for wrong in ["013131", "0231", "ff"] {
+            assert!(matches!(read(&[&head, [wrong].as_slice()].concat()), Err(Fault::Malformed(_))), "{wrong}");
+        }
+    }
+}
