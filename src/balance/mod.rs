@@ -109,6 +109,11 @@ pub fn release(server: &Server) {
     server.ledger.active.fetch_sub(1, Ordering::SeqCst);
 }
 
+/// Whether any server may be given new sessions, if it has room.
+pub fn is_usable(pool: &Pool) -> bool {
+    (0..).zip(&pool.servers).any(|(index, _)| usable(pool, index, &Tried::default()))
+}
+
 /// Whether a pick would find a place for somebody who has tried these servers. It looks at all servers, and claims nothing.
 pub fn has_room(pool: &Pool, tried: &Tried) -> bool {
     let mut usable = (0..).zip(&pool.servers).filter(|(index, _)| usable(pool, *index, tried));

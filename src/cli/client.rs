@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
@@ -78,6 +78,11 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// The answer is nothing this version knows.
+    pub(super) fn strange(error: &serde_json::Error) -> Self {
+        ClientError::Refused(format!("something this version does not understand ({error})"))
+    }
+
     /// Tells the user on standard error, and says how to exit.
     pub fn report(&self) -> ExitCode {
         eprintln!("ringway: {self}");
@@ -103,7 +108,7 @@ impl Target {
     /// # Errors
     /// Why there is no answer. An answer that says no is an answer.
     pub fn get(&self, path: &str) -> Result<Reply, ClientError> {
-        self.ask(Method::GET, path)
+        self.ask(Method::GET, path, String::new())
     }
 
     /// `POST path` without a body.
@@ -111,16 +116,24 @@ impl Target {
     /// # Errors
     /// As [`Target::get`].
     pub fn post(&self, path: &str) -> Result<Reply, ClientError> {
-        self.ask(Method::POST, path)
+        self.post_with(path, String::new())
     }
 
-    fn ask(&self, method: Method, path: &str) -> Result<Reply, ClientError> {
+    /// `POST path` with a body of JSON.
+    ///
+    /// # Errors
+    /// As [`Target::get`].
+    pub fn post_with(&self, path: &str, body: String) -> Result<Reply, ClientError> {
+        self.ask(Method::POST, path, body)
+    }
+
+    fn ask(&self, method: Method, path: &str, body: String) -> Result<Reply, ClientError> {
         let socket = self.socket()?;
         let broken = |cause: String| ClientError::Broken { socket: socket.clone(), cause };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| broken(error.to_string()))?;
         runtime.block_on(async {
-            let conversation = converse(&socket, method, path);
+            let conversation = converse(&socket, method, path, body);
             let late = || Err(broken(format!("no answer within {} s", PATIENCE.as_secs())));
             tokio::time::timeout(PATIENCE, conversation).await.unwrap_or_else(|_| late())
         })
@@ -154,7 +167,7 @@ fn socket_in(text: &str) -> PathBuf {
     PathBuf::from(socket.unwrap_or(ADMIN_SOCKET_DEFAULT))
 }
 
-async fn converse(socket: &Path, method: Method, path: &str) -> Result<Reply, ClientError> {
+async fn converse(socket: &Path, method: Method, path: &str, body: String) -> Result<Reply, ClientError> {
     let stream = UnixStream::connect(socket).await.map_err(|cause| match cause.kind() {
         io::ErrorKind::PermissionDenied => ClientError::Denied(socket.to_owned()),
         _ => ClientError::Nobody { socket: socket.to_owned(), cause },
@@ -162,7 +175,8 @@ async fn converse(socket: &Path, method: Method, path: &str) -> Result<Reply, Cl
     let broken = |cause: String| ClientError::Broken { socket: socket.to_owned(), cause };
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|error| broken(error.to_string()))?;
-    let request = Request::builder().method(method).uri(path).header("host", "ringway").body(Empty::<Bytes>::new());
+    let request =
+        Request::builder().method(method).uri(path).header("host", "ringway").body(Full::new(Bytes::from(body)));
     let request = request.expect("a path of ours is a URI");
     let answer = async {
         let response = sender.send_request(request).await.map_err(|error| broken(error.to_string()))?;

@@ -10,6 +10,7 @@ pub mod man;
 pub mod plan;
 pub mod reload;
 pub mod run;
+pub mod server;
 pub mod status;
 
 use std::process::ExitCode;
@@ -56,6 +57,10 @@ enum Verb {
     Load(load::arguments::Arguments),
     /// Make a running daemon read its configuration again.
     Reload(reload::Reload),
+    /// Go back to the configuration before the last reload.
+    Rollback(reload::Rollback),
+    /// Take a server out of service, or put it back.
+    Server(server::Server),
     /// Show how a running daemon is doing.
     Status(status::StatusVerb),
     /// Say by the exit code whether a daemon lives or is ready.
@@ -86,6 +91,8 @@ pub fn main() -> ExitCode {
         Verb::Load(arguments) => load::main(&arguments),
         Verb::Run(verb) => run::run(&verb),
         Verb::Reload(verb) => reload::run(&verb),
+        Verb::Rollback(verb) => reload::roll_back(&verb),
+        Verb::Server(verb) => server::run(&verb),
         Verb::Status(verb) => status::run(&verb),
         Verb::Health(verb) => health::run(&verb),
         Verb::Doctor(verb) => doctor::run(&verb),

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::client::{ClientError, Target, print};
+use super::client::{ClientError, Reply, Target, print};
 use super::{exit, run};
 use crate::control::reload::Answer;
 
@@ -19,6 +19,18 @@ pub struct Reload {
     json: bool,
 }
 
+/// Makes a running daemon go back to the configuration before the last reload.
+///
+/// The file is not touched: the next reload reads it again. A second rollback goes forward again.
+#[derive(Debug, clap::Args)]
+pub struct Rollback {
+    #[command(flatten)]
+    target: Target,
+    /// The answer as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
 /// Runs the verb: 0 applied, 3 the configuration is wrong (78, 77: cannot be read), 1 anything else.
 pub fn run(verb: &Reload) -> ExitCode {
     match ask(verb) {
@@ -27,12 +39,24 @@ pub fn run(verb: &Reload) -> ExitCode {
     }
 }
 
+/// Runs the verb: 0 applied, 1 there is nothing to go back to, else as [`run`].
+pub fn roll_back(verb: &Rollback) -> ExitCode {
+    match verb.target.post("/v1/rollback").and_then(|reply| tell(reply, verb.json)) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => error.report(),
+    }
+}
+
 fn ask(verb: &Reload) -> Result<u8, ClientError> {
     let reply = verb.target.post(if verb.wait { "/v1/reload?wait" } else { "/v1/reload" })?;
+    tell(reply, verb.json)
+}
+
+fn tell(reply: Reply, json: bool) -> Result<u8, ClientError> {
     let Ok(answer) = serde_json::from_str::<Answer>(&reply.body) else {
         return reply.accepted().map(|_| exit::FAILURE);
     };
-    if verb.json {
+    if json {
         print(&reply.body);
     } else {
         show(&answer);

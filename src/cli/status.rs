@@ -29,8 +29,7 @@ fn show(verb: &StatusVerb) -> Result<(), ClientError> {
         print(&body);
         return Ok(());
     }
-    let status: Status = serde_json::from_str(&body)
-        .map_err(|error| ClientError::Refused(format!("something this version does not understand ({error})")))?;
+    let status: Status = serde_json::from_str(&body).map_err(|error| ClientError::strange(&error))?;
     print(&status.table());
     Ok(())
 }

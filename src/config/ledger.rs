@@ -9,6 +9,8 @@ use std::sync::{Arc, Weak};
 
 use crossbeam::utils::CachePadded;
 
+use serde::{Deserialize, Serialize};
+
 use crate::base::counter::{Counter, Gauge, PerWorker};
 use crate::base::histogram::Histogram;
 
@@ -157,7 +159,8 @@ pub const CONNECT_RESULTS_MAX: usize = 8;
 pub const GREETING_ERRORS_MAX: usize = 8;
 
 /// Whether a server may be given new sessions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[repr(u32)]
 pub enum Standing {
     /// Takes sessions; no check has said anything of it yet.
@@ -166,6 +169,17 @@ pub enum Standing {
     Drain = 1,
     /// Out of service.
     Maint = 2,
+}
+
+impl Standing {
+    /// The word in the API and on the command line.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Standing::Ready => "ready",
+            Standing::Drain => "drain",
+            Standing::Maint => "maint",
+        }
+    }
 }
 
 impl ServerLedger {

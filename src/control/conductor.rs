@@ -22,7 +22,7 @@ use crate::observe::pen::Style;
 use crate::observe::writer::{Log, LogThread};
 use crate::sys::limits;
 
-use super::admin::{self, AdminSockets, Board, COMMANDS_MAX, Command, Reply};
+use super::admin::{self, AdminSockets, Board, COMMANDS_MAX, Command, Peer, Reply};
 use super::boot::{Booted, boot};
 use super::doors::mention_absent;
 use super::engine::Runtime;
@@ -33,6 +33,7 @@ use super::reload::{Answer, Prepared, Workshop, changes, needs_restart};
 use super::shortage;
 use super::signals::{Signal, Signals};
 use super::source::Source;
+use super::steer::{self, ServerChange, ServerChanged};
 use super::systemd;
 use super::watchdog;
 
@@ -110,6 +111,7 @@ pub(super) fn conduct(
         workshop,
         admin,
         runtime,
+        before: None,
         turns: Vec::new(),
         pulse: Arc::default(),
     };
@@ -132,6 +134,8 @@ struct Conductor {
     workshop: Workshop,
     admin: AdminSockets,
     runtime: Runtime,
+    /// The text of the configuration before the one in force.
+    before: Option<Arc<String>>,
     /// Turns of each worker when they were last woken to prove that they live.
     turns: Vec<u64>,
     /// What the watchdog feels of this thread.
@@ -207,7 +211,12 @@ impl Conductor {
                     Signal::Upgrade => self.say_no_upgrade(),
                 },
                 command = self.inbox.recv() => match command {
-                    Some(Command::Reload { text, wait, reply }) => wishes.add(text, wait, reply),
+                    Some(Command::Reload { text, wait, by, reply }) => {
+                        self.audit("reload", by);
+                        wishes.add(text, wait, reply);
+                    }
+                    Some(Command::RollBack { by, reply }) => self.roll_back(by, &mut wishes, reply),
+                    Some(Command::Server { change, by, reply }) => reply(self.change_server(&change, by)),
                     Some(Command::Stop { now: false }) => return Leave::Drain,
                     Some(Command::Stop { now: true }) | None => return Leave::Now,
                 },
@@ -255,6 +264,35 @@ impl Conductor {
         self.fleet.tell(Word::NewScene);
     }
 
+    /// Says who asked for something over the admin socket.
+    fn audit(&self, what: &'static str, by: Option<Peer>) {
+        let Some(Peer { uid, pid }) = by else { return };
+        let event = Event::info("admin", what).with("uid", u64::from(uid));
+        self.log.say(match pid.and_then(|pid| u64::try_from(pid).ok()) {
+            Some(pid) => event.with("pid", pid),
+            None => event,
+        });
+    }
+
+    fn change_server(&mut self, change: &ServerChange, by: Option<Peer>) -> Result<ServerChanged, String> {
+        self.audit("server", by);
+        let changed = steer::change(&self.board.panel.commons.scene.load().plan, change)?;
+        let message = format!("the server is {} (was {})", changed.state.word(), changed.was.word());
+        let event = Event::info("server", message).with("pool", &*change.pool).with("server", &*change.server);
+        self.log.say(event.with("sessions", changed.sessions));
+        // Those who wait for a server look again.
+        self.fleet.tell(Word::NewScene);
+        Ok(changed)
+    }
+
+    fn roll_back(&mut self, by: Option<Peer>, wishes: &mut Wishes, reply: Reply) {
+        self.audit("rollback", by);
+        match &self.before {
+            Some(before) => wishes.add(Some(before.to_string()), false, reply),
+            None => reply(self.refuse(&Failure::NoEarlier)),
+        }
+    }
+
     fn say_no_upgrade(&self) {
         self.log.say(Event::warn("upgrade", "USR2: handing over to a new binary is not part of this version"));
     }
@@ -280,10 +318,13 @@ impl Conductor {
     }
 
     async fn prepare(&mut self, text: Option<String>) -> Result<Prepared, Failure> {
-        if let (Some(text), Source::Text { text: own, .. }) = (text, &mut self.source) {
-            *own = text;
+        if let (Some(text), Source::Text { text: own, .. }) = (&text, &mut self.source) {
+            own.clone_from(text);
         }
-        let text = self.source.read_again(self.runtime).await?;
+        let text = match text {
+            Some(text) => text,
+            None => self.source.read_again(self.runtime).await?,
+        };
         let running = self.board.panel.commons.scene.load_full();
         self.workshop.prepare(&self.source.name(), text, &running).await
     }
@@ -302,7 +343,7 @@ impl Conductor {
         let closed = pairing.closed.iter().map(Arc::downgrade).collect();
         drop((pairing, old));
         self.workshop.registry.sweep();
-        self.board.text.store(Arc::new(text));
+        self.before = Some(self.board.text.swap(Arc::new(text)));
         panel.reloads.applied();
         self.log.restyle(Style::of(&plan.log), sink);
         let answer = Answer {
@@ -383,12 +424,13 @@ impl Conductor {
                     Signal::Reload => self.log.say(Event::warn("reload", Failure::Stopping.to_string())),
                 },
                 command = self.inbox.recv() => match command {
-                    Some(Command::Reload { reply, .. }) => {
+                    Some(Command::Reload { reply, .. } | Command::RollBack { reply, .. }) => {
                         let generation = panel.commons.scene.load().plan.generation;
                         reply(Answer::refused(generation, &Failure::Stopping));
                     }
                     Some(Command::Stop { now: true }) | None => return,
-                    Some(Command::Stop { now: false }) => {}
+                    // Whoever waits for the reply hears that the daemon is stopping.
+                    Some(Command::Stop { now: false } | Command::Server { .. }) => {}
                 },
                 _ = look.tick() => {
                     self.fleet.deliver();

@@ -76,6 +76,9 @@ pub enum Failure {
     /// Workers did not end when told to.
     #[error("{0} workers did not end within the time allowed")]
     WorkersStuck(usize),
+    /// There was no reload yet.
+    #[error("there is no earlier configuration to go back to: nothing was reloaded since the start")]
+    NoEarlier,
     /// No more is taken up: the daemon is on its way out.
     #[error("the daemon is stopping")]
     Stopping,
@@ -118,6 +121,7 @@ impl Failure {
             | Failure::Start { .. }
             | Failure::WorkerGone(_)
             | Failure::WorkersStuck(_)
+            | Failure::NoEarlier
             | Failure::Stopping => Kind::Runtime,
         }
     }

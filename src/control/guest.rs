@@ -82,7 +82,7 @@ impl Guest {
     pub fn reload(&self, text: &str) -> Answer {
         let (tell, told) = std_mpsc::sync_channel(1);
         let reply = Box::new(move |answer| drop(tell.send(answer)));
-        let command = Command::Reload { text: Some(text.to_owned()), wait: true, reply };
+        let command = Command::Reload { text: Some(text.to_owned()), wait: true, by: None, reply };
         let refused = || Answer::refused(self.panel.commons.scene.load().plan.generation, &Failure::Stopping);
         if self.commands.try_send(command).is_err() {
             return refused();

@@ -24,5 +24,6 @@ pub mod reload;
 mod shortage;
 mod signals;
 pub mod source;
+pub mod steer;
 mod systemd;
 mod watchdog;

@@ -21,5 +21,6 @@ mod queue;
 mod relay;
 mod reload;
 mod sight;
+mod steer;
 mod stop;
 mod web;

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use crate::observe::panel::Panel;
 
 use super::reload::Answer;
+use super::steer::{ServerChange, ServerChanged};
 
 pub(super) use crate::base::limits::COMMANDS_MAX;
 
@@ -32,14 +33,41 @@ pub(super) enum Command {
         text: Option<String>,
         /// Answer only when closed doors are closed.
         wait: bool,
+        /// Who asks, if it is somebody outside.
+        by: Option<Peer>,
         /// Who wants to know.
         reply: Reply,
+    },
+    /// Take up the configuration before the one in force.
+    RollBack {
+        /// Who asks.
+        by: Option<Peer>,
+        /// Who wants to know.
+        reply: Reply,
+    },
+    /// Change a server.
+    Server {
+        /// How.
+        change: ServerChange,
+        /// Who asks.
+        by: Option<Peer>,
+        /// Who wants to know.
+        reply: Box<dyn FnOnce(Result<ServerChanged, String>) + Send>,
     },
     /// Stop: now, or after a drain.
     Stop {
         /// Without a drain.
         now: bool,
     },
+}
+
+/// The process at the other end of the unix socket (`SO_PEERCRED`, unix(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Peer {
+    /// Its user.
+    pub(super) uid: u32,
+    /// Its number, where the kernel knows it.
+    pub(super) pid: Option<i32>,
 }
 
 /// Takes the answer; may be called on the conductor's thread, so it must not block.

@@ -7,6 +7,8 @@
 //! | `GET /livez`, `/readyz` | 200, or 503 while draining (`/readyz`) |
 //! | `GET /v1/status`, `/v1/info` | JSON |
 //! | `GET /v1/config` | the text of the configuration in force; unix socket only, for it may hold secrets |
+//! | `POST /v1/server` | changes a server: [`ServerChange`]; unix socket only |
+//! | `POST /v1/rollback` | takes up the configuration before the last reload; unix socket only |
 //! | `POST /v1/reload` | reads the configuration again and says how that went; unix socket only. `?wait` answers when removed addresses are closed |
 
 use std::convert::Infallible;
@@ -21,12 +23,13 @@ use tokio::sync::oneshot;
 
 use crate::base::limits::ADMIN_BODY_MAX;
 use crate::control::reload::Answer;
+use crate::control::steer::ServerChange;
 use crate::observe::metrics::{self, Dialect};
 use crate::observe::panel::Panel;
 use crate::observe::status::status;
 
 use super::server::READING;
-use super::{Board, Command};
+use super::{Board, Command, Peer};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
@@ -37,7 +40,10 @@ pub(super) enum Rights {
     /// Look.
     Read,
     /// Everything.
-    All,
+    All {
+        /// Who it is.
+        by: Option<Peer>,
+    },
 }
 
 /// `/v1/info`: what runs, and since when.
@@ -81,27 +87,36 @@ pub(super) async fn answer(request: Request<Incoming>, rights: Rights, board: Ar
     if let Some(refusal) = refuse(&head.method, head.uri.path(), rights) {
         return Ok(refusal);
     }
-    if let Some(refusal) = read_out(body).await {
-        return Ok(refusal);
-    }
-    if head.method == Method::POST {
-        let wait = head.uri.query().is_some_and(|query| query.split('&').any(|key| key == "wait" || key == "wait=1"));
-        return Ok(reload(&board, wait).await);
-    }
-    Ok(look(head.uri.path(), &wants_text, &board))
+    let body = match read(body).await {
+        Ok(body) => body,
+        Err(refusal) => return Ok(refusal),
+    };
+    let path = head.uri.path();
+    Ok(match (path, rights) {
+        (RELOAD, Rights::All { by }) => {
+            let query = head.uri.query().unwrap_or_default();
+            let wait = query.split('&').any(|key| key == "wait" || key == "wait=1");
+            reload(&board, |reply| Command::Reload { text: None, wait, by, reply }).await
+        }
+        (ROLLBACK, Rights::All { by }) => reload(&board, |reply| Command::RollBack { by, reply }).await,
+        (SERVER, Rights::All { by }) => change_server(&board, &body, by).await,
+        _ => look(path, &wants_text, &board),
+    })
 }
 
 const LOOKS: [&str; 7] = ["/", "/metrics", "/livez", "/readyz", "/v1/status", "/v1/info", "/v1/config"];
 const RELOAD: &str = "/v1/reload";
+const ROLLBACK: &str = "/v1/rollback";
+const SERVER: &str = "/v1/server";
 
 /// What is refused before anything is done.
 fn refuse(method: &Method, path: &str, rights: Rights) -> Option<Reply> {
     let allowed = match path {
-        RELOAD => "POST",
+        RELOAD | ROLLBACK | SERVER => "POST",
         path if LOOKS.contains(&path) => "GET, HEAD",
         _ => return Some(problem(StatusCode::NOT_FOUND, "there is nothing here; GET / shows the status")),
     };
-    if matches!(path, RELOAD | "/v1/config") && rights == Rights::Read {
+    if matches!(path, RELOAD | ROLLBACK | SERVER | "/v1/config") && rights == Rights::Read {
         return Some(problem(StatusCode::FORBIDDEN, "only on the unix socket of [admin]"));
     }
     if !allowed.split(", ").any(|allowed| allowed == method.as_str()) {
@@ -112,12 +127,11 @@ fn refuse(method: &Method, path: &str, rights: Rights) -> Option<Reply> {
     None
 }
 
-/// Reads the body and forgets it: no request has one yet.
-async fn read_out(body: Incoming) -> Option<Reply> {
+async fn read(body: Incoming) -> Result<Bytes, Reply> {
     match tokio::time::timeout(READING, Limited::new(body, ADMIN_BODY_MAX).collect()).await {
-        Ok(Ok(_)) => None,
-        Ok(Err(_)) => Some(problem(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 1 MiB, or broken off")),
-        Err(_) => Some(problem(StatusCode::REQUEST_TIMEOUT, "the body took longer than 5 s")),
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(_)) => Err(problem(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 1 MiB, or broken off")),
+        Err(_) => Err(problem(StatusCode::REQUEST_TIMEOUT, "the body took longer than 5 s")),
     }
 }
 
@@ -155,16 +169,39 @@ fn info(board: &Board, panel: &Panel) -> Info {
     }
 }
 
-async fn reload(board: &Board, wait: bool) -> Reply {
-    let (told, answer) = oneshot::channel();
-    let reply = Box::new(move |answer| drop(told.send(answer)));
-    if board.commands.try_send(Command::Reload { text: None, wait, reply }).is_err() {
-        return problem(StatusCode::SERVICE_UNAVAILABLE, "too many requests wait for the conductor; try again");
-    }
-    match answer.await {
+/// Asks the conductor for another configuration.
+async fn reload(board: &Board, command: impl FnOnce(super::Reply) -> Command) -> Reply {
+    match ask(board, |told| command(Box::new(move |answer| drop(told.send(answer))))).await {
         Ok(answer) => json(status_of(&answer), &answer),
-        Err(_) => problem(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping"),
+        Err(refusal) => refusal,
     }
+}
+
+async fn change_server(board: &Board, body: &[u8], by: Option<Peer>) -> Reply {
+    let change = match serde_json::from_slice::<ServerChange>(body) {
+        Ok(change) => change,
+        Err(error) => return problem(StatusCode::BAD_REQUEST, &format!("the body: {error}")),
+    };
+    let command = |told: oneshot::Sender<_>| Command::Server {
+        change,
+        by,
+        reply: Box::new(move |answer| drop(told.send(answer))),
+    };
+    match ask(board, command).await {
+        Ok(Ok(changed)) => json(StatusCode::OK, &changed),
+        Ok(Err(error)) => problem(StatusCode::NOT_FOUND, &error),
+        Err(refusal) => refusal,
+    }
+}
+
+/// Sends the conductor a command and waits for what it tells.
+async fn ask<T>(board: &Board, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Reply> {
+    let (told, answer) = oneshot::channel();
+    if board.commands.try_send(command(told)).is_err() {
+        let busy = "too many requests wait for the conductor; try again";
+        return Err(problem(StatusCode::SERVICE_UNAVAILABLE, busy));
+    }
+    answer.await.map_err(|_| problem(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping"))
 }
 
 fn status_of(answer: &Answer) -> StatusCode {
@@ -210,12 +247,14 @@ mod tests {
         assert_eq!(code(Method::GET, "/metrics", Rights::Read), 200);
         assert_eq!(code(Method::HEAD, "/livez", Rights::Read), 200);
         assert_eq!(code(Method::POST, "/metrics", Rights::Read), 405);
-        assert_eq!(code(Method::POST, RELOAD, Rights::Read), 403);
-        assert_eq!(code(Method::POST, RELOAD, Rights::All), 200);
-        assert_eq!(code(Method::GET, RELOAD, Rights::All), 405);
+        for path in [RELOAD, ROLLBACK, SERVER] {
+            assert_eq!(code(Method::POST, path, Rights::Read), 403, "{path}");
+        }
+        assert_eq!(code(Method::POST, RELOAD, Rights::All { by: None }), 200);
+        assert_eq!(code(Method::GET, RELOAD, Rights::All { by: None }), 405);
         assert_eq!(code(Method::GET, "/v1/config", Rights::Read), 403);
-        assert_eq!(code(Method::GET, "/v1/config", Rights::All), 200);
-        assert_eq!(code(Method::GET, "/etc/passwd", Rights::All), 404);
+        assert_eq!(code(Method::GET, "/v1/config", Rights::All { by: None }), 200);
+        assert_eq!(code(Method::GET, "/etc/passwd", Rights::All { by: None }), 404);
         assert_eq!(code(Method::DELETE, "/v1/status", Rights::Read), 405);
     }
 

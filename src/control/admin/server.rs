@@ -19,7 +19,7 @@ use crate::base::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_HEAD_MAX};
 use crate::observe::panel::Panel;
 
 use super::routes::{self, Rights};
-use super::{AdminSockets, Board};
+use super::{AdminSockets, Board, Peer};
 
 /// Longest time for the head of a request, and for its body.
 pub(super) const READING: Duration = Duration::from_secs(5);
@@ -44,7 +44,10 @@ pub(in crate::control) fn serve(sockets: &AdminSockets, board: &Arc<Board>) -> i
             loop {
                 let slot = slots.take().await;
                 match listener.accept().await {
-                    Ok((stream, _)) => converse(stream, Rights::All, LIFE_UNIX, Arc::clone(&board), slot),
+                    Ok((stream, _)) => {
+                        let by = stream.peer_cred().ok().map(|peer| Peer { uid: peer.uid(), pid: peer.pid() });
+                        converse(stream, Rights::All { by }, LIFE_UNIX, Arc::clone(&board), slot);
+                    }
                     Err(error) => {
                         drop(slot);
                         slots.recover(&error).await;
@@ -103,7 +106,7 @@ pub fn conversation(panel: &Arc<Panel>, text: &str, said: &[u8], all_rights: boo
     let (commands, _) = mpsc::channel(1);
     let text = ArcSwap::from_pointee(text.to_owned());
     let board = Arc::new(Board { panel: Arc::clone(panel), text, source: "text".into(), commands });
-    let rights = if all_rights { Rights::All } else { Rights::Read };
+    let rights = if all_rights { Rights::All { by: None } } else { Rights::Read };
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() else {
         return Vec::new();
     };

@@ -1,0 +1,127 @@
+//! `ringway server`: takes a server of a running daemon out of service, and puts it back.
+
+use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::client::{ClientError, Target, print};
+use super::exit;
+use crate::config::ledger::Standing;
+use crate::control::steer::{ServerChange, ServerChanged};
+use crate::observe::status::Status;
+
+/// How often `--wait` looks.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Changes a server of a running daemon.
+#[derive(Debug, clap::Args)]
+pub struct Server {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Set whether a server gets new sessions.
+    ///
+    /// The sessions it has go on. The state outlives reloads, but not the daemon.
+    Set(Set),
+}
+
+#[derive(Debug, clap::Args)]
+struct Set {
+    /// Which server.
+    #[arg(value_name = "POOL/SERVER", value_parser = parse_name)]
+    server: (String, String),
+    /// `ready`: it gets sessions; `drain`: no new ones, to take it out in peace; `maint`: the same, for one that is being
+    /// worked on.
+    #[arg(long, value_parser = ["ready", "drain", "maint"])]
+    state: String,
+    /// Wait until it has no session left.
+    #[arg(long, conflicts_with = "json")]
+    wait: bool,
+    /// How long to wait at most, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, requires = "wait")]
+    timeout: u64,
+    /// The answer as JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
+fn parse_name(text: &str) -> Result<(String, String), String> {
+    match text.split_once('/') {
+        Some((pool, server)) if !pool.is_empty() && !server.is_empty() => Ok((pool.into(), server.into())),
+        _ => Err("name the pool and the server, as in web/web1".into()),
+    }
+}
+
+/// Runs the verb: 0 done, 1 refused, or sessions were left after the timeout.
+pub fn run(verb: &Server) -> ExitCode {
+    let Action::Set(set) = &verb.action;
+    match change(set) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => error.report(),
+    }
+}
+
+fn change(set: &Set) -> Result<u8, ClientError> {
+    let (pool, server) = set.server.clone();
+    let state = match set.state.as_str() {
+        "drain" => Standing::Drain,
+        "maint" => Standing::Maint,
+        _ => Standing::Ready,
+    };
+    let wish = serde_json::to_string(&ServerChange { pool, server, state }).expect("our own types serialise");
+    let body = set.target.post_with("/v1/server", wish)?.accepted()?;
+    if set.json {
+        print(&body);
+        return Ok(exit::OK);
+    }
+    let ServerChanged { was, state, sessions, pool_is_down } =
+        serde_json::from_str(&body).map_err(|error| ClientError::strange(&error))?;
+    let (pool, server) = &set.server;
+    print(&format!("{pool}/{server}: {} (was {}), {sessions} sessions\n", state.word(), was.word()));
+    if pool_is_down {
+        eprintln!("ringway: pool {pool} has no server now that takes sessions");
+    }
+    if set.wait { wait(set) } else { Ok(exit::OK) }
+}
+
+/// Looks until the server has no session.
+fn wait(set: &Set) -> Result<u8, ClientError> {
+    let (pool, server) = &set.server;
+    let start = Instant::now();
+    loop {
+        let body = set.target.get("/v1/status")?.accepted()?;
+        let status: Status = serde_json::from_str(&body).map_err(|error| ClientError::strange(&error))?;
+        let pools = status.pools.iter().filter(|each| each.name == *pool);
+        let found = pools.flat_map(|pool| &pool.servers).find(|each| each.name == *server);
+        match found.map_or(0, |server| server.sessions) {
+            0 => {
+                print(&format!("{pool}/{server}: no sessions left\n"));
+                return Ok(exit::OK);
+            }
+            left if start.elapsed() >= Duration::from_secs(set.timeout) => {
+                eprintln!("ringway: {pool}/{server} still has {left} sessions after {} s", set.timeout);
+                return Ok(exit::FAILURE);
+            }
+            _ => sleep(LOOK),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_has_two_parts() {
+        assert_eq!(parse_name("web/web1"), Ok(("web".into(), "web1".into())));
+        assert_eq!(parse_name("web/a/b"), Ok(("web".into(), "a/b".into())));
+        for wrong in ["web", "/a", "web/", ""] {
+            assert!(parse_name(wrong).is_err(), "{wrong}");
+        }
+    }
+}

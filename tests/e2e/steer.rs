@@ -1,0 +1,110 @@
+//! Steering a running daemon: a server is taken out and put back, and a reload is taken back.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use serde_json::Value;
+
+use crate::harness::facts::{await_that, http_over, lines_of};
+use crate::harness::ground::Ground;
+use crate::harness::peers::{Server, connect, exchange, read_exactly};
+use crate::harness::ringway::{Ringway, one_pool};
+
+/// Who answers `count` newcomers.
+fn answers(front: SocketAddr, count: usize) -> BTreeSet<String> {
+    let name = |_| read_exactly(&mut connect(front), 1).expect("a name");
+    (0..count).map(name).map(|name| String::from_utf8(name).expect("a letter")).collect()
+}
+
+fn names(of: &[&str]) -> BTreeSet<String> {
+    of.iter().map(|&name| name.to_owned()).collect()
+}
+
+/// What a verb said, and its exit code.
+fn verb(ringway: &Ringway, words: &[&str]) -> (i32, String) {
+    let output = ringway.verb(words);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    (output.status.code().expect("no signal"), said)
+}
+
+#[test]
+fn a_server_is_drained_and_comes_back() {
+    let ground = Ground::new();
+    let (a, b) = (Server::named_echo(&ground, "a"), Server::named_echo(&ground, "b"));
+    let front = ground.address();
+    let config = one_pool(front, &[a.address(), b.address()], "");
+    let mut ringway = Ringway::start(&ground, &config);
+    let mut clients = [connect(front), connect(front)];
+    for client in &mut clients {
+        read_exactly(client, 1).expect("a name");
+    }
+
+    let (code, said) = verb(&ringway, &["server", "set", "pool/s0", "--state", "drain"]);
+    assert_eq!((code, said.as_str()), (0, "pool/s0: drain (was ready), 1 sessions\n"));
+    assert_eq!(answers(front, 6), names(&["b"]), "no newcomer gets the one that drains");
+    for client in &mut clients {
+        exchange(client, b"x").expect("sessions go on");
+    }
+    let (code, said) = verb(&ringway, &["server", "set", "pool/s0", "--state", "maint", "--wait", "--timeout", "1"]);
+    assert!(code == 1 && said.contains("still has 1 sessions after 1 s"), "{said}");
+    let status: Value = serde_json::from_str(&verb(&ringway, &["status", "--json"]).1).expect("JSON");
+    assert_eq!(status["pools"][0]["servers"][0]["state"], "maint", "{status}");
+
+    // A reload has no opinion on it.
+    ringway.reload_with(&(config.clone() + "\n# the same\n"));
+    assert_eq!(answers(front, 4), names(&["b"]));
+    let (_, said) = verb(&ringway, &["server", "set", "pool/s1", "--state", "drain"]);
+    assert!(said.contains("pool pool has no server now that takes sessions"), "{said}");
+    drop(clients);
+    let (code, said) = verb(&ringway, &["server", "set", "pool/s0", "--state", "ready", "--wait"]);
+    assert!(code == 0 && said.ends_with("pool/s0: no sessions left\n"), "{said}");
+    verb(&ringway, &["server", "set", "pool/s1", "--state", "ready"]);
+    assert_eq!(answers(front, 6), names(&["a", "b"]));
+
+    let (code, said) = verb(&ringway, &["server", "set", "pool/s9", "--state", "ready"]);
+    assert!(code == 1 && said.contains("there are \"s0\", \"s1\""), "{said}");
+    await_that("each wish to be on record with its user", || {
+        let ours = ["\"event\":\"admin\"", "\"message\":\"server\"", "\"uid\":0", "\"pid\":"];
+        lines_of(ringway.log()).iter().filter(|line| ours.iter().all(|part| line.contains(part))).count() == 6
+    });
+    ringway.end_well();
+}
+
+#[test]
+fn only_the_unix_socket_steers() {
+    let ground = Ground::new();
+    let server = Server::named(&ground, "a");
+    let ringway = Ringway::start(&ground, &one_pool(ground.address(), &[server.address()], ""));
+    for path in ["/v1/server", "/v1/rollback", "/v1/reload"] {
+        let stream = std::net::TcpStream::connect(ringway.admin()).expect("it listens");
+        assert_eq!(http_over(stream, "POST", path).expect("an answer").0, 403, "{path}");
+    }
+    let stream = std::os::unix::net::UnixStream::connect(ringway.socket()).expect("it listens");
+    let (status, said) = http_over(stream, "POST", "/v1/server").expect("an answer");
+    assert!(status == 400 && said.contains("the body"), "{status} {said}");
+    ringway.end_well();
+}
+
+#[test]
+fn a_reload_is_taken_back() {
+    let ground = Ground::new();
+    let (a, b) = (Server::named(&ground, "a"), Server::named(&ground, "b"));
+    let front = ground.address();
+    let first = one_pool(front, &[a.address()], "");
+    let mut ringway = Ringway::start(&ground, &first);
+    let (code, said) = verb(&ringway, &["rollback"]);
+    assert!(code == 1 && said.contains("no earlier configuration"), "{said}");
+
+    ringway.reload_with(&one_pool(front, &[b.address()], ""));
+    assert_eq!(answers(front, 2), names(&["b"]));
+    let (code, said) = verb(&ringway, &["rollback"]);
+    assert!(code == 0 && said.contains("configuration 3 is in force"), "{said}");
+    assert_eq!(answers(front, 2), names(&["a"]));
+    let (_, said) = verb(&ringway, &["rollback"]);
+    assert!(said.contains("configuration 4 is in force"), "{said}");
+    assert_eq!(answers(front, 2), names(&["b"]), "a second one goes forward again");
+    // The file was never touched.
+    let (_, said) = verb(&ringway, &["reload"]);
+    assert!(said.contains("nothing changed"), "{said}");
+    ringway.end_well();
+}
