@@ -16,6 +16,7 @@ mod harness;
 mod limits;
 mod logs;
 mod mysql;
+mod probe;
 mod prometheus;
 mod queue;
 mod relay;

@@ -268,9 +268,14 @@ pub struct MariaDb {
 impl MariaDb {
     /// Makes a fresh one and waits until it answers.
     pub fn start(ground: &Ground, name: &str) -> Self {
+        let skip = "--skip-name-resolve";
+        Self::start_at(ground, name, ground.address(), Command::new("mariadbd").arg("--no-defaults").arg(skip))
+    }
+
+    /// The same at an address, begun with `command`: the daemon, its first options, and what starts it if need be.
+    pub fn start_at(ground: &Ground, name: &str, address: SocketAddr, command: &mut Command) -> Self {
         need("mariadbd");
         need("mariadb-install-db");
-        let address = ground.address();
         let dir = ground.file(name);
         fs::create_dir_all(&dir).expect("own directory");
         command_succeeds(Command::new("chown").arg("mysql").arg(&dir));
@@ -283,9 +288,8 @@ impl MariaDb {
                 .arg(format!("--tmpdir={}", dir.display())),
         );
         let socket = dir.join("sock");
-        let mut command = Command::new("mariadbd");
         command
-            .args(["--no-defaults", "--user=mysql", "--skip-name-resolve", "--max-connections=300"])
+            .args(["--user=mysql", "--max-connections=300"])
             .args(["--innodb-buffer-pool-size=32M", "--innodb-flush-log-at-trx-commit=0"])
             .arg(format!("--datadir={}", data.display()))
             .arg(format!("--tmpdir={}", dir.display()))
@@ -293,7 +297,7 @@ impl MariaDb {
             .arg(format!("--pid-file={}", dir.join("pid").display()))
             .arg(format!("--bind-address={}", address.ip()))
             .arg(format!("--port={}", address.port()));
-        let mut process = Process::start(name, &mut command, &dir.join("output"));
+        let mut process = Process::start(name, command, &dir.join("output"));
         await_that("MariaDB to answer", || {
             process.must_live();
             client(&socket, "SELECT 1").output().is_ok_and(|output| output.status.success())
@@ -320,6 +324,74 @@ impl MariaDb {
 impl Drop for MariaDb {
     fn drop(&mut self) {
         // Its data goes with the directory: no need to let it write anything down.
+        if self.process.ended().is_none() {
+            self.process.signal(Signal::SIGKILL);
+        }
+    }
+}
+
+/// MySQL 8 or 9, which scripts/setup unpacks beside everything.
+pub struct MySql {
+    process: Process,
+    address: SocketAddr,
+    dir: PathBuf,
+}
+
+impl MySql {
+    /// Makes a fresh one at an address and waits until it answers; `wrapper` starts it, if it is not empty.
+    pub fn start_at(ground: &Ground, address: SocketAddr, wrapper: &[&str], options: &[&str]) -> Self {
+        const DAEMON: &str = "/usr/local/lib/ringway-tests/mysql/mysqld";
+        need(DAEMON);
+        let dir = ground.file("mysql");
+        fs::create_dir_all(&dir).expect("own directory");
+        command_succeeds(Command::new("chown").arg("mysql").arg(&dir));
+        let with = |word: &str| format!("{word}={}", dir.display());
+        let common = [
+            "--no-defaults".to_owned(),
+            "--user=mysql".to_owned(),
+            with("--datadir") + "/data",
+            with("--tmpdir"),
+            "--mysqlx=OFF".to_owned(),
+            "--secure-file-priv=".to_owned(),
+            "--innodb-buffer-pool-size=32M".to_owned(),
+        ];
+        command_succeeds(Command::new(DAEMON).args(&common).arg("--initialize-insecure"));
+        let mut words = wrapper.iter().copied().chain([DAEMON]);
+        let mut command = Command::new(words.next().expect("the daemon at least"));
+        command
+            .args(words)
+            .args(&common)
+            .arg(with("--socket") + "/sock")
+            .arg(with("--pid-file") + "/pid")
+            .arg(format!("--bind-address={}", address.ip()))
+            .arg(format!("--port={}", address.port()))
+            .args(options);
+        let mut process = Process::start("mysqld", &mut command, &dir.join("output"));
+        await_that("MySQL to answer", || {
+            process.must_live();
+            client(&dir.join("sock"), "SELECT 1").output().is_ok_and(|output| output.status.success())
+        });
+        Self { process, address, dir }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where its certificates are.
+    pub fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// Runs SQL as its administrator; the answer without headings.
+    pub fn sql(&self, sql: &str) -> String {
+        command_succeeds(&mut client(&self.dir.join("sock"), sql)).trim().to_owned()
+    }
+}
+
+impl Drop for MySql {
+    fn drop(&mut self) {
         if self.process.ended().is_none() {
             self.process.signal(Signal::SIGKILL);
         }
