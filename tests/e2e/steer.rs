@@ -33,7 +33,7 @@ fn a_server_is_drained_and_comes_back() {
     let (a, b) = (Server::named_echo(&ground, "a"), Server::named_echo(&ground, "b"));
     let front = ground.address();
     let config = one_pool(front, &[a.address(), b.address()], "");
-    let mut ringway = Ringway::start(&ground, &config);
+    let ringway = Ringway::start(&ground, &config);
     let mut clients = [connect(front), connect(front)];
     for client in &mut clients {
         read_exactly(client, 1).expect("a name");
@@ -91,7 +91,7 @@ fn a_reload_is_taken_back() {
     let (a, b) = (Server::named(&ground, "a"), Server::named(&ground, "b"));
     let front = ground.address();
     let first = one_pool(front, &[a.address()], "");
-    let mut ringway = Ringway::start(&ground, &first);
+    let ringway = Ringway::start(&ground, &first);
     let (code, said) = verb(&ringway, &["rollback"]);
     assert!(code == 1 && said.contains("no earlier configuration"), "{said}");
 
