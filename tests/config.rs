@@ -109,6 +109,7 @@ fn the_reference_tells_the_defaults() {
     let mut registry = Registry::new(1);
     let [reference, bare] = [reference, bare].map(|draft| draft.compile(&mut registry, None));
     assert_eq!(reference.pools[0].terms, bare.pools[0].terms);
+    assert_eq!(reference.pools[0].care, bare.pools[0].care);
 }
 
 #[test]

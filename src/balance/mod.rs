@@ -4,8 +4,10 @@
 //! `active` before it answers, so that two workers cannot both take the last place; [`release`] gives the place back.
 //!
 //! The order of choice: servers that are no backups, by the pool's policy; a backup only when none of them is *usable*
-//! (in service and not yet tried by this session). A server that is merely full is usable: its load must not spill onto a
-//! standby that may be a replica of it.
+//! (in service, not found down or ejected, and not yet tried by this session). A server that is merely full is usable: its
+//! load must not spill onto a standby that may be a replica of it. Of the servers that are no backups, and of the backups,
+//! those that have not been checked to an end yet come after all others; with `fail_open` those that are found down or
+//! ejected are the last resort of all.
 //!
 //! | policy | chooses | shares | a pick looks at |
 //! |---|---|---|---|
@@ -23,7 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::base::digest::digest_of_client;
 use crate::base::limits::ATTEMPTS_MAX;
-use crate::config::ledger::Standing;
+use crate::config::ledger::Overlook;
 use crate::config::plan::{Policy, Pool, Server};
 
 mod load;
@@ -34,6 +36,8 @@ mod source;
 pub struct Tried {
     servers: [u16; ATTEMPTS_MAX],
     count: u8,
+    /// What a pick for it overlooks meanwhile.
+    overlook: Overlook,
 }
 
 /// Draws (from the rotation, of chance, from a table) before a pick falls back to looking at every server. Draws keep the
@@ -84,22 +88,50 @@ impl Tried {
 
 /// Chooses a server for a session, and claims a place on it.
 pub fn pick(pool: &Pool, caller: &Caller<'_>) -> Pick {
+    match pick_of(pool, caller, false) {
+        Pick::None => last_resort(pool, caller),
+        chosen => chosen,
+    }
+}
+
+/// When no server is usable of which nothing is known that speaks against it, and that is no backup.
+#[cold]
+fn last_resort(pool: &Pool, caller: &Caller<'_>) -> Pick {
+    let steps = [
+        (Overlook::Checking, false),
+        (Overlook::Nothing, true),
+        (Overlook::Checking, true),
+        (Overlook::Health, false),
+        (Overlook::Health, true),
+    ];
+    for (overlook, backup) in steps {
+        if overlook == Overlook::Health && !pool.care.fail_open {
+            continue;
+        }
+        let tried = Tried { overlook, ..*caller.tried };
+        match pick_of(pool, &Caller { tried: &tried, ..*caller }, backup) {
+            Pick::None => {}
+            chosen => return chosen,
+        }
+    }
+    Pick::None
+}
+
+/// The same among the backups, or among the others.
+fn pick_of(pool: &Pool, caller: &Caller<'_>, backup: bool) -> Pick {
     let tried = caller.tried;
-    let chosen = match pool.policy {
+    match pool.policy {
+        // Two nodes agree on the backup, too.
+        policy if backup && policy.is_by_source() => {
+            source::rendezvous(pool, tried, digest_of_client(caller.address), true)
+        }
+        _ if backup => first_usable(pool, tried, true),
         Policy::RoundRobin => round_robin(pool, tried),
         Policy::LeastConnections => load::least_connections(pool, tried),
         Policy::RandomTwo => load::random_two(pool, tried, caller.random),
         Policy::SourceHash => source::rendezvous(pool, tried, digest_of_client(caller.address), false),
         Policy::Maglev => source::maglev(pool, tried, digest_of_client(caller.address)),
         Policy::First => first_usable(pool, tried, false),
-    };
-    match chosen {
-        // Two nodes agree on the backup, too.
-        Pick::None if pool.policy.is_by_source() => {
-            source::rendezvous(pool, tried, digest_of_client(caller.address), true)
-        }
-        Pick::None => first_usable(pool, tried, true),
-        chosen => chosen,
     }
 }
 
@@ -160,7 +192,7 @@ fn first_usable(pool: &Pool, tried: &Tried, backup: bool) -> Pick {
 
 fn usable(pool: &Pool, index: u16, tried: &Tried) -> bool {
     let server = &pool.servers[usize::from(index)];
-    server.weight > 0 && server.ledger.standing() == Standing::Ready && !tried.has(index)
+    server.weight > 0 && server.ledger.is_usable(tried.overlook) && !tried.has(index)
 }
 
 /// The servers with room for this session, backups or the others.

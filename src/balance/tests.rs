@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::base::digest::mix;
-use crate::config::ledger::Registry;
+use crate::config::ledger::{Health, Registry, Standing};
 
 /// A pool of servers given as (weight, max_connections or 0, backup).
 fn pool(servers: &[(u16, u32, bool)]) -> Arc<Pool> {
@@ -17,6 +17,11 @@ fn pool(servers: &[(u16, u32, bool)]) -> Arc<Pool> {
 
 /// The same under a policy, with the list in the file turned by so many places.
 fn ordered(policy: Policy, servers: &[(u16, u32, bool)], turn: usize) -> Arc<Pool> {
+    written(policy, servers, turn, "")
+}
+
+/// The same with more lines for the pool.
+fn written(policy: Policy, servers: &[(u16, u32, bool)], turn: usize, lines: &str) -> Arc<Pool> {
     let mut text = String::from("[listeners.l]\nbind = '127.0.0.1:1'\npool = 'p'\n[pools.p]\n");
     write!(text, "policy = '{}'\nservers = [\n", policy.name()).unwrap();
     let mut list: Vec<_> = servers.iter().enumerate().collect();
@@ -31,6 +36,7 @@ fn ordered(policy: Policy, servers: &[(u16, u32, bool)], turn: usize) -> Arc<Poo
         .unwrap();
     }
     text.push_str("]\n");
+    text.push_str(lines);
     let draft = crate::config::parse("test", &text, &|_| None).unwrap_or_else(|complaints| panic!("{complaints}"));
     Arc::clone(&draft.compile(&mut Registry::new(1), None).pools[0])
 }
@@ -126,6 +132,42 @@ fn a_backup_stands_in_only_when_nothing_else_is_usable() {
     assert_eq!(ask(&pool, &tried), Pick::None);
     pool.servers[0].ledger.set_standing(Standing::Maint);
     assert_eq!(ask(&pool, &Tried::default()), Pick::Server(1));
+}
+
+#[test]
+fn servers_that_are_down_or_ejected_get_nothing_and_unproven_ones_only_when_no_other_is_left() {
+    for policy in Policy::ALL {
+        let pool = of(policy, &[(1, 0, false), (1, 0, false), (1, 0, false), (1, 0, true)]);
+        let ledger = |index: usize| &pool.servers[index].ledger;
+        let chosen = || {
+            let mut chosen: Vec<_> = (0..60).map(|n| server_of(&pool, n)).collect();
+            chosen.sort_unstable();
+            chosen.dedup();
+            chosen
+        };
+        ledger(0).set_health(Health::Checking);
+        ledger(1).set_health(Health::Up);
+        ledger(2).set_health(Health::Down);
+        assert_eq!(chosen(), [1], "{policy:?}");
+        ledger(1).set_ejected(true);
+        assert_eq!(chosen(), [0], "{policy:?}: better one that is not proven than the backup");
+        ledger(0).set_health(Health::Down);
+        assert_eq!(chosen(), [3], "{policy:?}");
+        ledger(3).set_health(Health::Down);
+        assert_eq!(ask(&pool, &Tried::default()), Pick::None, "{policy:?}");
+        ledger(1).set_ejected(false);
+        assert_eq!(chosen(), [1], "{policy:?}");
+    }
+}
+
+#[test]
+fn with_fail_open_all_that_the_operator_leaves_in_service_may_be_tried_when_none_is_usable() {
+    let pool = written(Policy::RoundRobin, &[(1, 0, false), (1, 0, false), (1, 0, false)], 0, "fail_open = true");
+    pool.servers[0].ledger.set_health(Health::Down);
+    pool.servers[1].ledger.set_ejected(true);
+    assert_eq!(shares(&pool, 6), [0, 0, 6]);
+    pool.servers[2].ledger.set_standing(Standing::Maint);
+    assert_eq!(shares(&pool, 6), [3, 3, 0]);
 }
 
 #[test]
@@ -294,11 +336,24 @@ fn the_choice_by_source_never_changes() {
 /// Whatever is out, full or tried: a pick is a server that may be had, and there is none only when there is none.
 fn is_right(pool: &Pool, tried: &Tried, n: u32) -> Result<(), TestCaseError> {
     let before = active(pool);
-    let usable = |index: &usize| usable(pool, u16::try_from(*index).unwrap(), tried);
     let full = |index: &usize| (1..=before[*index]).contains(&pool.servers[*index].max_connections);
-    let all = || (0..pool.servers.len()).filter(usable);
-    let group = all().any(|index| !pool.servers[index].backup);
-    let group: Vec<usize> = all().filter(|&index| pool.servers[index].backup != group).collect();
+    // From the best to the last resort: who is proven, who is not disproven, and, with `fail_open`, whoever is in service.
+    let grade = |index: usize| {
+        let server = &pool.servers[index];
+        let (ledger, backup) = (&server.ledger, usize::from(server.backup));
+        let out = server.weight == 0
+            || ledger.standing() != Standing::Ready
+            || tried.servers[..usize::from(tried.count)].contains(&u16::try_from(index).unwrap());
+        match (ledger.health(), ledger.is_ejected()) {
+            _ if out => None,
+            (Health::Unchecked | Health::Up, false) => Some(2 * backup),
+            (Health::Checking, false) => Some(2 * backup + 1),
+            _ => pool.care.fail_open.then_some(4 + backup),
+        }
+    };
+    let all = || (0..pool.servers.len()).filter_map(|index| Some((grade(index)?, index)));
+    let best = all().map(|(grade, _)| grade).min();
+    let group: Vec<usize> = all().filter(|(grade, _)| Some(*grade) == best).map(|(_, index)| index).collect();
     match ask_as(pool, tried, n) {
         Pick::Server(server) => {
             let server = usize::from(server);
@@ -320,10 +375,17 @@ proptest! {
         mut servers in prop::collection::vec((0_u16..4, 0_u32..4, any::<bool>()), 1..7),
         out in prop::collection::vec(any::<bool>(), 7),
         tried in prop::collection::vec(0_u16..7, 0..3),
+        health in prop::collection::vec((0_u8..4, any::<bool>()), 7),
+        fail_open in any::<bool>(),
         first in any::<u16>(),
     ) {
         servers[0] = (1, servers[0].1, false);
-        let pool = of(policy, &servers);
+        let pool = written(policy, &servers, 0, &format!("fail_open = {fail_open}"));
+        let healths = [Health::Unchecked, Health::Up, Health::Checking, Health::Down];
+        for (server, (health, ejected)) in pool.servers.iter().zip(health) {
+            server.ledger.set_health(healths[usize::from(health)]);
+            server.ledger.set_ejected(ejected && health % 2 == 0);
+        }
         for (server, _) in pool.servers.iter().zip(&out).filter(|(_, out)| **out) {
             server.ledger.set_standing(Standing::Maint);
         }

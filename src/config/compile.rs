@@ -62,6 +62,7 @@ fn same_pool(draft: &PoolDraft, old: &Pool) -> bool {
     draft.kind == old.kind
         && draft.policy == old.policy
         && draft.terms == old.terms
+        && draft.care == old.care
         && draft.servers.len() == old.servers.len()
         && draft.servers.iter().zip(&old.servers).all(|(draft, old)| same_server(draft, old))
 }
@@ -101,6 +102,7 @@ fn compile_pool(draft: &PoolDraft, registry: &mut Registry) -> Pool {
         },
         servers,
         terms: draft.terms.clone(),
+        care: draft.care.clone(),
         ledger: registry.pool(&draft.name.value),
     }
 }

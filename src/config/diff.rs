@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::plan::{Address, Listener, Plan, Pool, Server, Terms};
+use super::checks::{print_check, print_eject};
+use super::plan::{Address, Care, Listener, Plan, Pool, Server, Terms};
 use super::print;
 
 /// The difference between a running plan and the one that would follow it.
@@ -217,7 +218,7 @@ fn pool(old: Option<&Pool>, new: Option<&Pool>) -> Option<PoolDiff> {
     (!same).then(|| PoolDiff { name: either.name.to_string(), change, settings, servers, reordered })
 }
 
-fn pool_settings(pool: &Pool) -> [(&'static str, String); 11] {
+fn pool_settings(pool: &Pool) -> [(&'static str, String); 15] {
     // Taking it apart makes a new term fail to compile until it is compared.
     let Terms {
         connect_ms,
@@ -230,6 +231,7 @@ fn pool_settings(pool: &Pool) -> [(&'static str, String); 11] {
         user_timeout_ms,
         queue,
     } = &pool.terms;
+    let Care { check, eject, fail_open, on_down } = &pool.care;
     let sources: Vec<String> = sources.iter().map(|ip| format!("\"{ip}\"")).collect();
     [
         ("kind", print::string(pool.kind.name())),
@@ -243,6 +245,10 @@ fn pool_settings(pool: &Pool) -> [(&'static str, String); 11] {
         ("keepalive", print::keepalive(*keepalive)),
         ("user_timeout", print::duration(*user_timeout_ms)),
         ("queue", print::queue(*queue)),
+        ("check", print_check(check.as_ref()).unwrap_or_else(none)),
+        ("eject", print_eject(*eject)),
+        ("fail_open", fail_open.to_string()),
+        ("on_down", print::string(on_down.name())),
     ]
 }
 

@@ -9,7 +9,7 @@ use toml::de::DeTable;
 
 use super::complaints::{At, Complaints, Located};
 use super::limits::FILE_BYTES_MAX;
-use super::plan::{Address, Admin, Global, Kind, Log, Policy, Terms};
+use super::plan::{Address, Admin, Care, Global, Kind, Log, Policy, Terms};
 use super::read::Reader;
 use super::{rules, sections, syntax};
 
@@ -48,6 +48,9 @@ pub(super) struct PoolDraft {
     pub(super) queue_at: At,
     /// Where each of `terms.sources` was given.
     pub(super) sources_at: Vec<At>,
+    pub(super) care: Care,
+    /// Where `check` was given.
+    pub(super) check_at: Option<At>,
 }
 
 #[derive(Clone, Debug)]

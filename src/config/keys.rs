@@ -42,8 +42,12 @@ pub(super) const POOL: Keys = Keys {
         "source",
         "keepalive",
         "user_timeout",
+        "check",
+        "eject",
+        "fail_open",
+        "on_down",
     ],
-    later: &["slow_start", "send_proxy", "on_down", "fail_open", "check", "eject"],
+    later: &["slow_start", "send_proxy"],
 };
 pub(super) const SERVER: Keys = Keys {
     place: "an entry of `servers`",
@@ -51,10 +55,33 @@ pub(super) const SERVER: Keys = Keys {
     later: &[],
 };
 pub(super) const KEEPALIVE: Keys = Keys { place: "`keepalive`", now: &["idle", "interval", "count"], later: &[] };
+pub(super) const EJECT: Keys = Keys { place: "`eject`", now: &["failures", "for", "max_for"], later: &[] };
+pub(super) const CHECK: Keys = Keys {
+    place: "`check`",
+    now: &[
+        "type",
+        "interval",
+        "fast_interval",
+        "timeout",
+        "rise",
+        "fall",
+        "address",
+        "port",
+        "send",
+        "send_hex",
+        "expect",
+        "expect_hex",
+        "path",
+        "method",
+        "host",
+    ],
+    later: &["tls", "sni", "verify"],
+};
 
 pub(super) const QUEUE: Keys = Keys { place: "`queue`", now: &["limit", "timeout"], later: &[] };
 
-const ALL: [&Keys; 9] = [&ROOT, &GLOBAL, &LOG, &ADMIN, &LISTENER, &POOL, &SERVER, &KEEPALIVE, &QUEUE];
+const ALL: [&Keys; 11] =
+    [&ROOT, &GLOBAL, &LOG, &ADMIN, &LISTENER, &POOL, &SERVER, &KEEPALIVE, &EJECT, &CHECK, &QUEUE];
 
 impl Keys {
     /// What to do about `wrong`, which is no key here.

@@ -5,7 +5,8 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use crossbeam::utils::CachePadded;
 
@@ -55,6 +56,8 @@ pub struct PoolLedger {
     pub line: Line,
     /// One tally a worker.
     pub tally: PerWorker<PoolTally>,
+    /// Length of checks of its servers; the control thread writes it.
+    pub checks: Histogram,
 }
 
 /// Sessions that wait for a place on a server of a pool, over all workers.
@@ -133,10 +136,34 @@ pub struct PoolTally {
 pub struct ServerLedger {
     /// Sessions connected or connecting now, over all workers; `max_connections` looks at it.
     pub active: AtomicU32,
-    /// What an operator (or, later, a health check) says of it: [`Standing`] as u32.
-    standing: AtomicU32,
+    /// All that a pick asks, in one word: [`Standing`] in bits 0 and 1, [`Health`] in 2 and 3, and [`EJECTED`].
+    state: AtomicU32,
+    /// Connects that failed in a row.
+    failures: AtomicU32,
     /// One tally a worker.
     pub tally: PerWorker<ServerTally>,
+    /// Checks by their result; the control thread writes them.
+    pub checks: [Counter; CHECK_RESULTS_MAX],
+    /// Times it was ejected; the control thread writes it.
+    pub ejections: Counter,
+    /// For people; no worker looks at it.
+    bulletin: Mutex<Bulletin>,
+}
+
+/// Room for the list of results of a check in a ledger; `health` asserts that they fit.
+pub const CHECK_RESULTS_MAX: usize = 16;
+
+/// What there is to say of a server's health.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bulletin {
+    /// When it came into its state.
+    pub since: Instant,
+    /// Why it is in its state; empty when there is nothing to say.
+    pub reason: String,
+    /// How the last check went; empty when there was none.
+    pub last_check: String,
+    /// How long that took.
+    pub last_took: Duration,
 }
 
 /// What one worker counted for one server.
@@ -182,11 +209,58 @@ impl Standing {
     }
 }
 
+/// What checks say of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Health {
+    /// It is not checked; it may be tried.
+    Unchecked = 0,
+    /// It works.
+    Up = 1,
+    /// No check has come to an end yet.
+    Checking = 2,
+    /// It does not work.
+    Down = 3,
+}
+
+const STANDING: u32 = 0b11;
+const HEALTH_SHIFT: u32 = 2;
+const HEALTH: u32 = 0b11 << HEALTH_SHIFT;
+/// Set for [`Health::Checking`] and [`Health::Down`].
+const UNPROVEN: u32 = (Health::Checking as u32) << HEALTH_SHIFT;
+/// Connects have failed in a row; it gets a rest.
+const EJECTED: u32 = 1 << 4;
+
+/// What speaks against a server, and may be overlooked when nobody is left of whom nothing does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overlook {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// That no check has come to an end yet.
+    Checking,
+    /// Whatever checks and connects say; never what the operator says.
+    Health,
+}
+
 impl ServerLedger {
-    /// Whether it may be given new sessions.
+    /// Whether it may be given new sessions by someone who overlooks so much.
+    #[inline]
+    pub fn is_usable(&self, overlook: Overlook) -> bool {
+        let state = self.state.load(Ordering::Relaxed);
+        match overlook {
+            Overlook::Nothing => state & (STANDING | UNPROVEN | EJECTED) == 0,
+            Overlook::Checking => {
+                state & (STANDING | EJECTED) == 0 && state & HEALTH != (Health::Down as u32) << HEALTH_SHIFT
+            }
+            Overlook::Health => state & STANDING == 0,
+        }
+    }
+
+    /// What the operator says of it.
     #[inline]
     pub fn standing(&self) -> Standing {
-        match self.standing.load(Ordering::Relaxed) {
+        match self.state.load(Ordering::Relaxed) & STANDING {
             0 => Standing::Ready,
             1 => Standing::Drain,
             _ => Standing::Maint,
@@ -195,7 +269,65 @@ impl ServerLedger {
 
     /// Changes it; the next pick sees it.
     pub fn set_standing(&self, standing: Standing) {
-        self.standing.store(standing as u32, Ordering::Relaxed);
+        self.set(STANDING, standing as u32);
+    }
+
+    /// What checks say of it.
+    pub fn health(&self) -> Health {
+        match (self.state.load(Ordering::Relaxed) & HEALTH) >> HEALTH_SHIFT {
+            0 => Health::Unchecked,
+            1 => Health::Up,
+            2 => Health::Checking,
+            _ => Health::Down,
+        }
+    }
+
+    /// Changes it; the next pick sees it.
+    pub fn set_health(&self, health: Health) {
+        self.set(HEALTH, (health as u32) << HEALTH_SHIFT);
+    }
+
+    /// Whether it is ejected.
+    pub fn is_ejected(&self) -> bool {
+        self.state.load(Ordering::Relaxed) & EJECTED != 0
+    }
+
+    /// Ejects it, or lets it back in; the next pick sees it.
+    pub fn set_ejected(&self, ejected: bool) {
+        self.set(EJECTED, if ejected { EJECTED } else { 0 });
+    }
+
+    /// Changes the bits of `mask`, which others than their owner leave alone.
+    fn set(&self, mask: u32, bits: u32) {
+        let change = |state: u32| Some(state & !mask | bits);
+        // Never refused: `change` always has an answer.
+        let _ = self.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
+    }
+
+    /// A connect to it failed through its own fault; how many in a row did.
+    #[inline]
+    pub fn failed(&self) -> u32 {
+        self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1)
+    }
+
+    /// A connect to it worked, or it is given another chance.
+    #[inline]
+    pub fn forget_failures(&self) {
+        // The usual case costs no write to a cache line that workers share.
+        if self.failures.load(Ordering::Relaxed) != 0 {
+            self.failures.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Connects that failed in a row.
+    pub fn failures(&self) -> u32 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// What there is to say of its health. For the control thread and observers: a worker never waits for a lock.
+    pub fn bulletin(&self) -> MutexGuard<'_, Bulletin> {
+        // A bulletin is text for people: half of one does no harm.
+        self.bulletin.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -233,6 +365,7 @@ impl Registry {
             retry_rotation: AtomicU64::new(0),
             line: Line::new(workers),
             tally: PerWorker::new(workers),
+            checks: Histogram::default(),
         })
     }
 
@@ -242,8 +375,17 @@ impl Registry {
         let identity = format!("{pool}/{server}@{address}");
         recall(&mut self.servers, &identity, || ServerLedger {
             active: AtomicU32::new(0),
-            standing: AtomicU32::new(Standing::Ready as u32),
+            state: AtomicU32::new(0),
+            failures: AtomicU32::new(0),
             tally: PerWorker::new(workers),
+            checks: Default::default(),
+            ejections: Counter::default(),
+            bulletin: Mutex::new(Bulletin {
+                since: Instant::now(),
+                reason: String::new(),
+                last_check: String::new(),
+                last_took: Duration::ZERO,
+            }),
         })
     }
 
@@ -267,6 +409,40 @@ fn recall<T>(map: &mut HashMap<String, Weak<T>>, key: &str, make: impl FnOnce() 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_usable_depends_on_three_voices_and_on_what_is_overlooked() {
+        let ledger = Registry::new(1).server("web", "a", "10.0.0.1:80");
+        let mut answers = String::new();
+        for standing in [Standing::Ready, Standing::Drain, Standing::Maint] {
+            for health in [Health::Unchecked, Health::Up, Health::Checking, Health::Down] {
+                for ejected in [false, true] {
+                    ledger.set_ejected(ejected);
+                    ledger.set_standing(standing);
+                    ledger.set_health(health);
+                    assert_eq!((ledger.standing(), ledger.health()), (standing, health));
+                    assert_eq!(ledger.is_ejected(), ejected);
+                    let usable = [Overlook::Nothing, Overlook::Checking, Overlook::Health]
+                        .map(|overlook| ledger.is_usable(overlook));
+                    let in_service = standing == Standing::Ready;
+                    let proven = matches!(health, Health::Unchecked | Health::Up);
+                    let hopeful = proven || health == Health::Checking;
+                    let right = [in_service && proven && !ejected, in_service && hopeful && !ejected, in_service];
+                    assert_eq!(usable, right, "{standing:?} {health:?} {ejected}");
+                    answers.push(if usable[0] { '1' } else { '0' });
+                }
+            }
+        }
+        assert_eq!(answers, "101000000000000000000000");
+    }
+
+    #[test]
+    fn failures_count_in_a_row() {
+        let ledger = Registry::new(1).server("web", "a", "10.0.0.1:80");
+        assert_eq!((ledger.failed(), ledger.failed()), (1, 2));
+        ledger.forget_failures();
+        assert_eq!((ledger.failures(), ledger.failed()), (0, 1));
+    }
 
     #[test]
     fn a_name_keeps_its_ledger_while_anyone_holds_it() {

@@ -1,7 +1,7 @@
 //! Every limit and default of the configuration, each with its unit and the reason for its size.
 //! Bounds that nobody sets are in [`crate::base::limits`].
 
-use super::plan::Keepalive;
+use super::plan::{Eject, Keepalive};
 pub use crate::base::limits::{
     ATTEMPTS_MAX, BINDS_MAX, COMPLAINTS_MAX, FILE_BYTES_MAX, LISTENERS_MAX, POOLS_MAX, ROTATION_MAX, SERVERS_MAX,
     SOURCES_MAX, WEIGHT_MAX, WORKERS_MAX,
@@ -96,5 +96,39 @@ pub const KEEPALIVE_INTERVAL: Millis =
     Millis { default: 10 * SECOND, least: SECOND, most: 32_767 * SECOND, zero: None };
 /// `keepalive` when it is absent: a dead peer is noticed after a minute.
 pub const KEEPALIVE_DEFAULT: Keepalive = Keepalive { idle_s: 30, interval_s: 10, count: 3 };
+/// `check.interval`.
+pub const CHECK_INTERVAL: Millis = Millis { default: 2 * SECOND, least: 10, most: DAY, zero: None };
+/// `check.fast_interval`; the default is never longer than the interval.
+pub const CHECK_FAST: Millis = Millis { default: 500, least: 10, most: DAY, zero: None };
+/// `check.timeout`.
+pub const CHECK_TIMEOUT: Millis = Millis { default: 2 * SECOND, least: 1, most: 10 * MINUTE, zero: None };
+/// `check.rise` and `check.fall`.
+pub const CHECK_TIMES: Count = Count::new(1, 100);
+/// `check.rise` when it is absent.
+pub const CHECK_RISE_DEFAULT: u8 = 2;
+/// `check.fall` when it is absent.
+pub const CHECK_FALL_DEFAULT: u8 = 3;
+/// `check.port`.
+pub const PORT: Count = Count::new(1, 65_535);
+/// Most bytes of `check.send` and of `check.expect`.
+pub const CHECK_BYTES_MAX: usize = 1024;
+/// Longest `check.path`, in bytes.
+pub const CHECK_PATH_MAX: usize = 1024;
+/// Longest `check.method`, in bytes.
+pub const CHECK_METHOD_MAX: usize = 16;
+/// Longest `check.host`, in bytes: a name of the DNS and a port.
+pub const CHECK_HOST_MAX: usize = 260;
+/// Most entries of `check.expect`.
+pub const CHECK_STATUSES_MAX: usize = 16;
+/// `check.expect` of HTTP when it is absent.
+pub const CHECK_STATUS_DEFAULT: (u16, u16) = (200, 200);
+/// `eject.failures`.
+pub const EJECT_FAILURES: Count = Count::new(1, 10_000);
+/// `eject.for`.
+pub const EJECT_FOR: Millis = Millis { default: 10 * SECOND, least: 10, most: DAY, zero: None };
+/// `eject.max_for`.
+pub const EJECT_FOR_MAX: Millis = Millis { default: 5 * MINUTE, least: 10, most: DAY, zero: None };
+/// `eject` when it is absent.
+pub const EJECT_DEFAULT: Eject = Eject { failures: 5, for_ms: EJECT_FOR.default, for_ms_max: EJECT_FOR_MAX.default };
 /// `admin.socket` when it is absent.
 pub const ADMIN_SOCKET_DEFAULT: &str = "/run/ringway/admin.sock";

@@ -5,6 +5,7 @@
 //!            └────▶ Complaints                  keeps the objects of what did not change
 //! ```
 
+mod checks;
 mod compile;
 pub mod complaints;
 pub mod diff;

@@ -168,6 +168,8 @@ pub struct Pool {
     pub table: Vec<u16>,
     /// Timeouts, attempts and socket options.
     pub terms: Terms,
+    /// How its servers are looked after.
+    pub care: Care,
     /// Its counts.
     pub ledger: Arc<PoolLedger>,
 }
@@ -245,6 +247,97 @@ pub struct Queue {
     pub limit: u32,
     /// How long each may wait, in milliseconds.
     pub timeout_ms: u32,
+}
+
+/// How the servers of a pool are looked after, and what follows from it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Care {
+    /// `check`; `None`: they are not checked.
+    pub check: Option<Check>,
+    /// `eject`; `None`: nothing is ejected.
+    pub eject: Option<Eject>,
+    /// When no server is usable, give sessions to those found down or ejected rather than to none.
+    pub fail_open: bool,
+    /// What becomes of the sessions of a server that goes down.
+    pub on_down: OnDown,
+}
+
+/// `pools.*.on_down`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnDown {
+    /// They go on as long as they can.
+    #[default]
+    Keep,
+    /// They are ended.
+    Close,
+}
+
+/// `pools.*.eject`: a server to which connects fail in a row gets a rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Eject {
+    /// Connects in a row that must fail.
+    pub failures: u32,
+    /// The first rest, in milliseconds; each that follows soon is twice as long.
+    pub for_ms: u32,
+    /// The longest, in milliseconds.
+    pub for_ms_max: u32,
+}
+
+/// `pools.*.check`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// What is asked of a server, and which answer is right.
+    pub question: Question,
+    /// Ask at this address instead of the server's.
+    pub address: Option<std::net::IpAddr>,
+    /// Ask at this port instead of the server's.
+    pub port: Option<u16>,
+    /// How often, and what a result means.
+    pub pace: CheckPace,
+}
+
+/// How often a server is checked, and what a result means. A change of it leaves the verdict as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckPace {
+    /// Time from one check to the next, in milliseconds.
+    pub interval_ms: u32,
+    /// The same while the verdict may be about to change.
+    pub fast_ms: u32,
+    /// Longest a check may take, in milliseconds.
+    pub timeout_ms: u32,
+    /// Checks in a row that must pass until a server that was down is up.
+    pub rise: u8,
+    /// Checks in a row that must fail until a server that was up is down.
+    pub fall: u8,
+}
+
+/// `check.type` and what belongs to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Does it accept a connection?
+    Tcp,
+    /// What does it say, after it was sent something?
+    SendExpect {
+        /// Sent first; may be empty.
+        send: Arc<[u8]>,
+        /// Must be in the answer.
+        expect: Arc<[u8]>,
+    },
+    /// Which status has its answer to an HTTP request?
+    Http(HttpQuestion),
+}
+
+/// `check` of `type = "http"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpQuestion {
+    /// The method.
+    pub method: Arc<str>,
+    /// The path, with a query perhaps.
+    pub path: Arc<str>,
+    /// The `Host` header; `None`: the address that is asked.
+    pub host: Option<Arc<str>>,
+    /// Statuses that are right, as ranges with both ends.
+    pub expect: Vec<(u16, u16)>,
 }
 
 /// TCP keepalive (tcp(7)): `TCP_KEEPIDLE`, `TCP_KEEPINTVL`, `TCP_KEEPCNT`.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use toml::de::{DeTable, DeValue};
 
+use super::checks::care;
 use super::complaints::{At, Located, quote};
 use super::draft::{PoolDraft, ServerDraft};
 use super::keys;
@@ -35,6 +36,7 @@ pub(super) fn pools(reader: &mut Reader<'_>, root: &Section<'_, '_>, seen: &mut 
         let (servers, broken) = servers(reader, &name.value, &section);
         let (terms, sources_at) = terms(reader, &section, kind);
         let queue_at = section.table.get("queue").map_or(section.at.clone(), |value| value.span());
+        let (care, check_at) = care(reader, &section, kind);
         let servers_at = section.table.get("servers").map_or(section.at.clone(), |value| value.span());
         list.push(PoolDraft {
             name,
@@ -46,6 +48,8 @@ pub(super) fn pools(reader: &mut Reader<'_>, root: &Section<'_, '_>, seen: &mut 
             terms,
             queue_at,
             sources_at,
+            care,
+            check_at,
         });
     }
     list

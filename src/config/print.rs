@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 
+use super::checks::{print_check, print_eject};
 use super::draft::{Draft, PoolDraft};
 use super::plan::{Engine, Keepalive, Kind, LogFormat, LogTarget, Policy, Queue, Workers};
 use super::value::{duration_text, unexpanded};
@@ -90,7 +91,15 @@ fn write_pool(out: &mut String, pool: &PoolDraft) -> std::fmt::Result {
     writeln!(out, "source = [{}]", sources.join(", "))?;
     writeln!(out, "keepalive = {}", keepalive(terms.keepalive))?;
     writeln!(out, "user_timeout = {}", duration(terms.user_timeout_ms))?;
-    writeln!(out, "queue = {}", queue(terms.queue))
+    writeln!(out, "queue = {}", queue(terms.queue))?;
+    let care = &pool.care;
+    match print_check(care.check.as_ref()) {
+        Some(check) => writeln!(out, "check = {check}")?,
+        None => writeln!(out, "# check: none")?,
+    }
+    writeln!(out, "eject = {}", print_eject(care.eject))?;
+    writeln!(out, "fail_open = {}", care.fail_open)?;
+    writeln!(out, "on_down = \"{}\"", care.on_down.name())
 }
 
 /// `queue` as its value in the file.

@@ -28,6 +28,7 @@ pub(super) fn check(reader: &mut Reader<'_>, draft: &Draft, seen: &Seen) {
         somebody_serves(reader, draft, pool);
         sources_fit(reader, pool);
         somebody_can_be_full(reader, pool);
+        checks_find_servers(reader, pool);
     }
     maglev_tables_fit(reader, draft);
 }
@@ -189,6 +190,19 @@ fn somebody_can_be_full(reader: &mut Reader<'_>, pool: &PoolDraft) {
         let message = format!("pool {} has a queue, and no server that could be full", quote(&pool.name.value));
         reader.advise(&pool.queue_at, message, "give its servers `max_connections`, or take `queue` out");
     }
+}
+
+/// A port or a host to check at makes no sense of a path.
+fn checks_find_servers(reader: &mut Reader<'_>, pool: &PoolDraft) {
+    let (Some(check), Some(at)) = (&pool.care.check, &pool.check_at) else { return };
+    let unix = pool.servers.iter().find(|server| matches!(server.address.value, Address::Unix(_)));
+    let (Some(server), true) = (unix, check.port.is_some() != check.address.is_some()) else { return };
+    let message = format!(
+        "server {} of pool {} is a unix socket, which has neither address nor port",
+        quote(&server.name.value),
+        quote(&pool.name.value)
+    );
+    reader.advise(at, message, "give `check` both `address` and `port`, or neither");
 }
 
 fn sources_fit(reader: &mut Reader<'_>, pool: &PoolDraft) {

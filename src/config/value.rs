@@ -192,6 +192,17 @@ pub(super) fn inet(text: &str) -> Result<SocketAddr, Fault> {
     Ok(address)
 }
 
+/// Reads bytes in hexadecimal, two digits each; spaces between them do not matter.
+pub(super) fn hex(text: &str) -> Result<Vec<u8>, Fault> {
+    const HELP: &str = "write two hexadecimal digits a byte, like \"0d0a\" or \"0d 0a\"";
+    let digits: Vec<char> = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
+    let pairs = digits.chunks(2).map(|pair| match pair {
+        [high, low] => Some((high.to_digit(16)? << 4 | low.to_digit(16)?) as u8),
+        _ => None,
+    });
+    pairs.collect::<Option<_>>().ok_or_else(|| Fault::new(format!("{} is no hexadecimal", quote(text)), HELP))
+}
+
 /// Reads an IP address without a port.
 pub(super) fn ip(text: &str) -> Result<IpAddr, Fault> {
     let address: IpAddr = text.parse().map_err(|_| match text.parse::<SocketAddr>() {

@@ -154,6 +154,7 @@ pub(crate) mod tests {
                 user_timeout_ms: 0,
                 queue: Queue { limit: 0, timeout_ms: 5_000 },
             },
+            care: Care::default(),
             ledger: registry.pool("web"),
         });
         let listener = Listener {
