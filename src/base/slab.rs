@@ -78,6 +78,11 @@ impl<T> Slab<T> {
         self.entries.len() - self.free.len()
     }
 
+    /// One more than the highest position there has been.
+    pub fn places(&self) -> u32 {
+        u32::try_from(self.entries.len()).expect("sessions are limited far below 2^32")
+    }
+
     /// True when there is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

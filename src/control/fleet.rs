@@ -1,10 +1,12 @@
 //! The fleet of workers: start, letters, farewell. Nothing here waits for a worker.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use crate::dataplane::commons::{Commons, Mail, Scene};
+use crate::dataplane::evict::Eviction;
 use crate::dataplane::worker::{self, Hired};
 use crate::kernel::epoll::{Epoll, EventBell};
 use crate::kernel::uring::{RingBell, Uring};
@@ -29,10 +31,12 @@ enum ControlBell {
     Event(EventBell),
 }
 
-/// Letters that wait to be sent, in the order they are sent in. Each says the same however often it is said.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Letters that wait to be sent, in the order they are sent in. Each word says the same however often it is said.
+#[derive(Clone, Debug, Default)]
 struct Unsent {
     new_scene: bool,
+    /// At most one a server.
+    evictions: VecDeque<Arc<Eviction>>,
     drain: bool,
     stop: bool,
 }
@@ -67,17 +71,26 @@ impl Fleet {
         self.deliver();
     }
 
+    /// Has every worker end the sessions of a server.
+    pub(super) fn evict(&mut self, order: &Arc<Eviction>) {
+        for unsent in &mut self.unsent {
+            unsent.evictions.retain(|waiting| !Arc::ptr_eq(&waiting.server, &order.server));
+            unsent.evictions.push_back(Arc::clone(order));
+        }
+        self.deliver();
+    }
+
     /// Sends what is unsent; true when nothing is left.
     pub(super) fn deliver(&mut self) -> bool {
-        for index in 0..self.threads.len() {
-            while let Some(word) = self.unsent[index].first() {
-                if self.commons.post(index, word.letter(), &mut self.bell).is_err() {
+        for (index, unsent) in self.unsent.iter_mut().enumerate() {
+            while let Some(letter) = unsent.first() {
+                if self.commons.post(index, letter, &mut self.bell).is_err() {
                     break;
                 }
-                self.unsent[index].remove(word);
+                unsent.remove_first();
             }
         }
-        self.unsent.iter().all(|unsent| unsent.first().is_none())
+        !self.has_unsent()
     }
 
     /// Whether letters wait to be sent.
@@ -146,30 +159,22 @@ impl Unsent {
         }
     }
 
-    fn remove(&mut self, word: Word) {
-        match word {
-            Word::NewScene => self.new_scene = false,
-            Word::Drain => self.drain = false,
-            Word::Stop => self.stop = false,
+    fn remove_first(&mut self) {
+        match self {
+            Unsent { new_scene: true, .. } => self.new_scene = false,
+            Unsent { evictions, .. } if !evictions.is_empty() => drop(evictions.pop_front()),
+            Unsent { drain: true, .. } => self.drain = false,
+            Unsent { .. } => self.stop = false,
         }
     }
 
-    fn first(self) -> Option<Word> {
-        match self {
-            Unsent { new_scene: true, .. } => Some(Word::NewScene),
-            Unsent { drain: true, .. } => Some(Word::Drain),
-            Unsent { stop: true, .. } => Some(Word::Stop),
-            Unsent { new_scene: false, drain: false, stop: false } => None,
-        }
-    }
-}
-
-impl Word {
-    fn letter(self) -> Mail {
-        match self {
-            Word::NewScene => Mail::NewScene,
-            Word::Drain => Mail::Drain,
-            Word::Stop => Mail::Stop,
+    fn first(&self) -> Option<Mail> {
+        match (self.new_scene, self.evictions.front(), self.drain, self.stop) {
+            (true, ..) => Some(Mail::NewScene),
+            (_, Some(order), ..) => Some(Mail::Evict(Arc::clone(order))),
+            (_, _, true, _) => Some(Mail::Drain),
+            (_, _, _, true) => Some(Mail::Stop),
+            (false, None, false, false) => None,
         }
     }
 }
@@ -177,18 +182,22 @@ impl Word {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ledger::Registry;
+    use crate::dataplane::ending::Ending;
 
     #[test]
     fn letters_go_out_in_order_and_once() {
         let mut unsent = Unsent::default();
+        let server = Registry::new(1).server("web", "a", "10.0.0.1:80");
+        unsent.evictions.push_back(Arc::new(Eviction { server, ending: Ending::ServerDown }));
         for word in [Word::Stop, Word::NewScene, Word::Drain, Word::NewScene] {
             unsent.add(word);
         }
         let mut sent = Vec::new();
-        while let Some(word) = unsent.first() {
-            unsent.remove(word);
-            sent.push(word);
+        while let Some(letter) = unsent.first() {
+            unsent.remove_first();
+            sent.push(letter);
         }
-        assert_eq!(sent, [Word::NewScene, Word::Drain, Word::Stop]);
+        assert!(matches!(sent[..], [Mail::NewScene, Mail::Evict(_), Mail::Drain, Mail::Stop]), "{sent:?}");
     }
 }

@@ -13,6 +13,7 @@ use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 
+use super::evict::Eviction;
 use super::record::{Note, Record};
 use crate::base::counter::Counter;
 use crate::base::limits::{MAIL_MAX, NOTES_MAX, RECORDS_MAX};
@@ -60,6 +61,8 @@ pub enum Mail {
         /// When, in nanoseconds of `CLOCK_MONOTONIC`.
         accepted_ns: u64,
     },
+    /// End the sessions of a server.
+    Evict(Arc<Eviction>),
     /// Take no more connections (after those already in the accept queues); let sessions finish.
     Drain,
     /// End every session now, then leave the loop.
@@ -77,6 +80,43 @@ pub struct Commons {
     pub max_connections: AtomicU32,
     /// A limit on memory is nearly reached: nobody is let in.
     pub memory_short: AtomicBool,
+    /// Rung when connects to a server have failed so often in a row that it may have to be ejected.
+    pub alarm: Alarm,
+}
+
+/// How workers call the control thread.
+#[derive(Default)]
+pub struct Alarm {
+    rung: AtomicBool,
+    bell: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl std::fmt::Debug for Alarm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Alarm").field("rung", &self.rung).finish_non_exhaustive()
+    }
+}
+
+impl Alarm {
+    /// Says what rings; it must not block. Without it, and after the first time, nothing changes.
+    pub fn listen(&self, bell: impl Fn() + Send + Sync + 'static) {
+        let _ = self.bell.set(Box::new(bell));
+    }
+
+    /// Rings, unless it has been rung since somebody came.
+    #[inline]
+    pub fn ring(&self) {
+        if !self.rung.swap(true, Ordering::SeqCst)
+            && let Some(bell) = self.bell.get()
+        {
+            bell();
+        }
+    }
+
+    /// Whether it has been rung. Call it before you look at what it is rung for, so that nothing is missed.
+    pub fn answer(&self) -> bool {
+        self.rung.swap(false, Ordering::SeqCst)
+    }
 }
 
 /// One worker's place: its mailbox, its queues towards the log, and figures others may read.
@@ -136,6 +176,7 @@ impl Commons {
             desks: (0..workers).map(|_| CachePadded::new(Desk::new())).collect(),
             max_connections: AtomicU32::new(max_connections),
             memory_short: AtomicBool::new(false),
+            alarm: Alarm::default(),
         }
     }
 

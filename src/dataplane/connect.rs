@@ -100,6 +100,7 @@ impl Shard {
         session.life.connect_us = Some(us);
         if let Some(server) = session.chosen() {
             server.ledger.tally.of(index).connects[ConnectResult::Ok as usize].bump();
+            server.ledger.forget_failures();
         }
         session.listener.pool.ledger.tally.of(index).connect.record(u64::from(us));
         if let (true, Some(sock)) = (access, session.server) {
@@ -259,6 +260,11 @@ impl Shard {
         let pool = &session.listener.pool;
         let server = &pool.servers[usize::from(chosen)];
         server.ledger.tally.of(index).connects[result as usize].bump();
+        if let (true, Some(eject)) = (result.is_fault_of_server(), pool.care.eject)
+            && server.ledger.failed() >= eject.failures
+        {
+            self.commons.alarm.ring();
+        }
         if result == ConnectResult::NoPorts {
             let listener = Arc::clone(&session.listener);
             session.life.sources_tried = session.life.sources_tried.saturating_add(1);

@@ -44,6 +44,8 @@ pub enum Ending {
     Lifetime,
     /// The peer stopped answering: keepalive or `user_timeout` gave up on it (`ETIMEDOUT`), or its network went away.
     PeerVanished,
+    /// The server was found down, and the pool has `on_down = "close"`.
+    ServerDown,
     /// The daemon stopped before the session did.
     Shutdown,
     /// Out of a local resource: descriptors, memory, buffers.
@@ -54,7 +56,7 @@ pub enum Ending {
 
 impl Ending {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Ending; 22] = [
+    pub const ALL: [Ending; 23] = [
         Ending::Done,
         Ending::ClientReset,
         Ending::ClientGone,
@@ -74,6 +76,7 @@ impl Ending {
         Ending::HalfCloseTimeout,
         Ending::Lifetime,
         Ending::PeerVanished,
+        Ending::ServerDown,
         Ending::Shutdown,
         Ending::Resource,
         Ending::Internal,
@@ -101,6 +104,7 @@ impl Ending {
             Ending::HalfCloseTimeout => "half_close_timeout",
             Ending::Lifetime => "lifetime",
             Ending::PeerVanished => "peer_vanished",
+            Ending::ServerDown => "server_down",
             Ending::Shutdown => "shutdown",
             Ending::Resource => "resource",
             Ending::Internal => "internal",
@@ -126,6 +130,7 @@ impl Ending {
             Ending::HalfCloseTimeout => "cL",
             Ending::Lifetime => "LD",
             Ending::PeerVanished => "sD",
+            Ending::ServerDown => "DD",
             Ending::Shutdown => "KD",
             Ending::Resource => "RD",
             Ending::Internal => "ID",
@@ -202,6 +207,14 @@ impl ConnectResult {
             ConnectResult::NoPorts => "no_ports",
             ConnectResult::Resource => "resource",
             ConnectResult::Abandoned => "abandoned",
+        }
+    }
+
+    /// Whether it speaks against the server, or the way to it.
+    pub const fn is_fault_of_server(self) -> bool {
+        match self {
+            ConnectResult::Refused | ConnectResult::Timeout | ConnectResult::Unreachable => true,
+            ConnectResult::Ok | ConnectResult::NoPorts | ConnectResult::Resource | ConnectResult::Abandoned => false,
         }
     }
 

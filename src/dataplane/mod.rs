@@ -9,6 +9,7 @@ pub mod commons;
 mod connect;
 mod doors;
 pub mod ending;
+pub mod evict;
 mod gate;
 mod gather;
 pub mod pipes;

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use super::commons::{Commons, Desk, Mail, Scene};
 use super::doors::DoorSlot;
 use super::ending::Ending;
+use super::evict;
 use super::gather::Visit;
 use super::pump::{Stop, Tools};
 use super::queue::Queue;
@@ -64,6 +65,8 @@ pub struct Shard {
     runnable: VecDeque<(Key, Direction)>,
     /// Sockets that gather, the next to be looked after first.
     pub(super) visits: VecDeque<Visit>,
+    /// Servers whose sessions are being ended.
+    pub(super) evictions: VecDeque<evict::Progress>,
     due: Vec<u32>,
     /// Sessions that wait for a place, by pool.
     pub(super) queues: Vec<Queue>,
@@ -104,6 +107,7 @@ impl Shard {
             tools: Tools::default(),
             runnable: VecDeque::new(),
             visits: VecDeque::new(),
+            evictions: VecDeque::new(),
             due: Vec::new(),
             queues: Vec::new(),
             called: false,
@@ -117,7 +121,7 @@ impl Shard {
 
     /// How long the worker may wait, in nanoseconds; `None`: until something happens.
     pub fn patience_ns(&self, now: u64) -> Option<u64> {
-        if !self.runnable.is_empty() || self.called {
+        if !self.runnable.is_empty() || !self.evictions.is_empty() || self.called {
             return Some(0);
         }
         let timers = self.wheel.next_ns();
@@ -171,6 +175,7 @@ impl Shard {
     pub fn expire(&mut self, now: u64, kernel: &mut impl Kernel) {
         self.wake_doors(now, kernel);
         self.visit(now, kernel);
+        self.evict(now, kernel);
         let mut due = std::mem::take(&mut self.due);
         self.wheel.expire(now, &mut due);
         for index in due.drain(..) {
@@ -187,6 +192,7 @@ impl Shard {
         match mail {
             Mail::NewScene => self.adopt(now, kernel),
             Mail::Connection { sock, listener, accepted_ns } => self.open(sock, listener, accepted_ns, now, kernel),
+            Mail::Evict(order) => self.begin_eviction(order),
             Mail::Drain => self.leave(Mode::Draining, now, kernel),
             Mail::Stop => {
                 self.leave(Mode::Stopping, now, kernel);

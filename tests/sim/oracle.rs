@@ -50,6 +50,8 @@ pub struct Pair {
     pub half: bool,
     /// A send was refused for want of memory.
     pub short_of_memory: bool,
+    /// Its server is down, and its end was ordered.
+    pub condemned: bool,
     pub recorded: bool,
 }
 
@@ -119,6 +121,7 @@ impl World {
             active_ns: self.now,
             half: false,
             short_of_memory: false,
+            condemned: false,
             recorded: false,
         });
         self.pair_of.insert(name, number);
@@ -151,6 +154,7 @@ impl World {
         let servers: BTreeSet<usize> = pair.attempts.iter().map(|attempt| attempt.target).chain([index]).collect();
         let most = self.terms(index).attempts;
         assert!(servers.len() as u64 <= most, "session {number} tries {} servers, not {most}", servers.len());
+        assert!(!target.ailing || again, "session {number} connects to {}, which is down or ejected", target.name);
         let ready = target.standing == Standing::Ready;
         assert!(ready || again, "session {number} connects to {}, which is in {:?}", target.name, target.standing);
         let client = &self.socks[pair.client];
@@ -242,7 +246,9 @@ impl World {
         self.conclude(number, result);
         if let Some(Attempt { target, began_ns, cancelled_ns: Some(at), .. }) = self.pairs[number].attempts.last() {
             let had = at - began_ns;
-            assert!(had >= self.terms(*target).connect_ns, "session {number} gives its connect up after {had} ns");
+            let hurried = self.is_evicting(*target, *at);
+            let waited = had >= self.terms(*target).connect_ns;
+            assert!(waited || hurried, "session {number} gives its connect up after {had} ns");
         }
         let now = self.now;
         let Some(attempt) = self.pairs[number].attempts.last_mut().filter(|_| result.is_ok()) else { return };
@@ -355,6 +361,21 @@ impl World {
         }
     }
 
+    /// Whether a worker may only now have read that it is to end the sessions of a server.
+    fn is_evicting(&self, target: usize, at_ns: u64) -> bool {
+        let slack = self.faults.latency_ns * 40 + self.faults.sluggish_ns * 40 + TICK_NS;
+        let told_ns = self.targets[target].evicted_ns;
+        told_ns > 0 && at_ns <= told_ns + slack
+    }
+
+    /// Workers are told to end the sessions of a server.
+    pub fn condemn(&mut self, target: usize) {
+        self.targets[target].evicted_ns = self.now;
+        for pair in self.pairs.iter_mut().filter(|pair| !pair.over && pair.relaying) {
+            pair.condemned |= pair.attempts.last().is_some_and(|attempt| attempt.target == target);
+        }
+    }
+
     /// The server a session is connected to, or was last.
     pub fn served_by(&self, pair: &Pair) -> Option<usize> {
         pair.attempts.last().map(|attempt| attempt.target)
@@ -374,6 +395,8 @@ impl World {
             if pair.over {
                 continue;
             }
+            let told = self.lanes.iter().all(|lane| lane.next_word_ns().is_none());
+            assert!(!pair.condemned || !told, "session {number} is to end with its server, and lives on");
             self.check_timers(number, pair);
             let sockets = [Some(pair.client), pair.server];
             let mut flights = sockets.into_iter().flatten().flat_map(|id| &self.socks[id].flights);
@@ -615,6 +638,10 @@ impl World {
             Ending::Lifetime => {
                 let age = self.now - pair.opened_ns;
                 must(terms.is_some_and(|terms| age >= terms.lifetime_ns / 10 * 9), "it is too young")
+            }
+            Ending::ServerDown => {
+                let late = last.is_some_and(|attempt| self.is_evicting(attempt.target, self.now));
+                must(pair.condemned || late, "nobody has found its server down")
             }
             Ending::Shutdown => must(self.stopped, "nobody has stopped the worker"),
             Ending::Internal => Some("it must never".into()),

@@ -116,6 +116,11 @@ impl Run {
                 self.world.schedule(at, errand);
             }
         }
+        let healths = if self.world.dice.chance(500) { 0 } else { self.world.dice.range(1, 12) };
+        for _ in 0..healths {
+            let at = self.world.now + self.world.dice.below(span);
+            self.world.schedule(at, Errand::Health);
+        }
         if abrupt {
             let soon = self.world.rng.range(span / 2, span);
             self.schedule_stop(soon);
@@ -238,8 +243,15 @@ impl Run {
             }
             Errand::Standing => {
                 self.stage.set_standing(&mut self.world);
-                let pools = self.stage.plan.iter().flat_map(|plan| &plan.pools);
-                pools.for_each(|pool| self.commons.call_waiting(&pool.ledger, &mut SimBell(&mut self.world)));
+                self.call_waiting();
+            }
+            Errand::Health => {
+                if let Some(Mail::Evict(order)) = self.stage.set_health(&mut self.world) {
+                    for lane in 0..WORKERS {
+                        self.post(lane, Mail::Evict(Arc::clone(&order)));
+                    }
+                }
+                self.call_waiting();
             }
             Errand::Drain(lane) => self.post(lane, Mail::Drain),
             Errand::Stop(lane) => {
@@ -250,8 +262,14 @@ impl Run {
         }
     }
 
+    /// Who waits may find room now.
+    fn call_waiting(&mut self) {
+        let pools = self.stage.plan.iter().flat_map(|plan| &plan.pools);
+        pools.for_each(|pool| self.commons.call_waiting(&pool.ledger, &mut SimBell(&mut self.world)));
+    }
+
     fn post(&mut self, lane: usize, mail: Mail) {
-        note!(self.world, "mail for worker {lane}: {mail:?}");
+        note!(self.world, "mail for worker {lane}: {}", name(&mail));
         let Err(mail) = self.commons.post(lane, mail, &mut SimBell(&mut self.world)) else { return };
         if !self.workers[lane].gone {
             self.turn(lane);
@@ -487,6 +505,7 @@ fn fill_boxes(commons: &Commons, lane: usize, kernel: &mut SimKernel) {
 fn name(mail: &Mail) -> String {
     match mail {
         Mail::Connection { sock, .. } => format!("Connection {sock:?}"),
+        Mail::Evict(_) => "Evict".into(),
         mail => format!("{mail:?}"),
     }
 }

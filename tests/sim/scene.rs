@@ -6,9 +6,11 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
-use ringway::config::ledger::{ListenerLedger, Registry, ServerLedger, Standing};
+use ringway::config::ledger::{Health, ListenerLedger, Registry, ServerLedger, Standing};
 use ringway::config::plan::{Plan, Policy};
-use ringway::dataplane::commons::{Door, Scene};
+use ringway::dataplane::commons::{Door, Mail, Scene};
+use ringway::dataplane::ending::Ending;
+use ringway::dataplane::evict::Eviction;
 
 use crate::rng::Rng;
 use crate::world::{SimDoor, World};
@@ -70,6 +72,10 @@ pub struct Target {
     pub max: u32,
     pub backup: bool,
     pub standing: Standing,
+    /// Checks found it down, or connects that failed had it ejected.
+    pub ailing: bool,
+    /// When workers were last told to end its sessions, and to give up connects to it; 0: never.
+    pub evicted_ns: u64,
     /// Not in the published plan; connections accepted after this many are not for it.
     pub removed_at: Option<u64>,
     pub ledger: Option<Arc<ServerLedger>>,
@@ -110,6 +116,8 @@ impl Stage {
                     max: if rng.chance(700) { 0 } else { rng.range(1, 4) as u32 },
                     backup: member > 0 && rng.chance(200),
                     standing: Standing::Ready,
+                    ailing: false,
+                    evicted_ns: 0,
                     removed_at: None,
                     ledger: None,
                 });
@@ -202,6 +210,9 @@ impl Stage {
             let servers = plan.pools.iter().flat_map(|pool| &pool.servers);
             if let Some(server) = servers.into_iter().find(|server| *server.name == *target.name) {
                 server.ledger.set_standing(target.standing);
+                // One that comes back long after it was removed is a new one.
+                let same = target.ledger.as_ref().is_some_and(|ledger| Arc::ptr_eq(ledger, &server.ledger));
+                target.ailing &= same;
                 target.ledger = Some(Arc::clone(&server.ledger));
             }
         }
@@ -244,6 +255,23 @@ impl Stage {
         if let Some(ledger) = &target.ledger {
             ledger.set_standing(standing);
         }
+    }
+
+    /// The control thread learns something of a server; the letter that follows from it, if one does.
+    pub fn set_health(&mut self, world: &mut World) -> Option<Mail> {
+        let index = world.dice.index(world.targets.len());
+        let health = world.dice.one_of(&[Health::Unchecked, Health::Up, Health::Checking, Health::Down]);
+        let ejected = world.dice.chance(200);
+        let target = &mut world.targets[index];
+        let ledger = Arc::clone(target.ledger.as_ref()?);
+        target.ailing = health == Health::Down || ejected;
+        ledger.set_health(health);
+        ledger.set_ejected(ejected);
+        if health != Health::Down || world.dice.chance(500) {
+            return None;
+        }
+        world.condemn(index);
+        Some(Mail::Evict(Arc::new(Eviction { server: ledger, ending: Ending::ServerDown })))
     }
 }
 

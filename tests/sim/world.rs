@@ -49,6 +49,8 @@ pub enum Errand {
     Reload,
     /// An operator changes a server's standing.
     Standing,
+    /// The control thread learns something of a server.
+    Health,
     /// A letter to a worker.
     Drain(usize),
     /// A letter to a worker.
