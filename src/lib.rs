@@ -8,10 +8,10 @@
 //! | [`sys`] | one small file per man-page family; the first home of `unsafe` | `base` |
 //! | [`kernel`] | the only door from a worker to the kernel: `trait Kernel`, and behind it io_uring (the second home of `unsafe`) and epoll | `sys`, `base` |
 //! | [`config`] | the file, the complaints about it, the immutable plan it compiles to, and the ledgers that outlive a plan | `base` |
+//! | [`health`] | what to ask a server, what its answers mean (with the client of MySQL, and roles), when to ask again: no clock or socket | `config`, `base` |
 //! | [`balance`] | which server gets the next session: pure, no clock, socket, lock or allocation | `config`, `base` |
 //! | [`dataplane`] | a worker: the loop, the shard that decides everything, sessions, pumps, pipes, drain, mail | `balance`, `kernel`, `config`, `sys`, `base` |
-//! | [`health`] | whether servers are well, as machines that move no byte themselves: the client of MySQL, and the roles of its servers | `config`, `base` |
-//! | [`observe`] | what an operator sees: access log, metrics, status | `dataplane`, `config`, `sys`, `base` |
+//! | [`observe`] | what an operator sees: access log, metrics, status | `dataplane`, `health`, `config`, `sys`, `base` |
 //! | [`control`] | boot, signals, reload, the fleet of workers, the admin server | everything above |
 //! | [`cli`] | one file a verb | everything above |
 //!

@@ -16,12 +16,12 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("sys", &["base"]),
     ("kernel", &["sys", "base"]),
     ("config", &["base"]),
+    ("health", &["config", "base"]),
     ("balance", &["config", "base"]),
     ("dataplane", &["balance", "kernel", "config", "sys", "base"]),
-    ("health", &["config", "base"]),
-    ("observe", &["dataplane", "config", "sys", "base"]),
-    ("control", &["base", "sys", "kernel", "config", "balance", "dataplane", "health", "observe"]),
-    ("cli", &["base", "sys", "kernel", "config", "balance", "dataplane", "health", "observe", "control"]),
+    ("observe", &["dataplane", "health", "config", "sys", "base"]),
+    ("control", &["base", "sys", "kernel", "config", "health", "balance", "dataplane", "observe"]),
+    ("cli", &["base", "sys", "kernel", "config", "health", "balance", "dataplane", "observe", "control"]),
 ];
 
 /// Where `unsafe` may be written.

@@ -186,7 +186,7 @@ fn cores(facts: &Facts) -> Finding {
 
 fn descriptors(facts: &Facts) -> Finding {
     let workers = facts.share as u64;
-    let needs = Needs { workers, addresses: 2, pipes: workers * PIPES_MAX as u64 };
+    let needs = Needs { workers, addresses: 2, pipes: workers * PIPES_MAX as u64, checks: 0 };
     let limit = facts.descriptors_hard.min(limits::UNASKED_MAX);
     let sessions = needs.sessions_max(limit);
     let found = format!("{} descriptors hold about {sessions} sessions", facts.descriptors_hard);

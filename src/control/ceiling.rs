@@ -96,7 +96,9 @@ impl Ceiling {
 /// Descriptors besides sessions.
 fn needs(plan: &Plan, workers: u64) -> Needs {
     let addresses = plan.listeners.iter().map(|listener| listener.binds.len() as u64).sum();
-    Needs { workers, addresses, pipes: workers * PIPES_MAX as u64 }
+    let checked = plan.pools.iter().filter(|pool| pool.care.check.is_some());
+    let checks = checked.map(|pool| pool.servers.len() as u64).sum();
+    Needs { workers, addresses, pipes: workers * PIPES_MAX as u64, checks }
 }
 
 #[cfg(test)]

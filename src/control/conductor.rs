@@ -29,6 +29,7 @@ use super::engine::Runtime;
 use super::failure::Failure;
 use super::fleet::{Fleet, Word};
 use super::pace::Pace;
+use super::prober::Prober;
 use super::reload::{Answer, Prepared, Workshop, changes, needs_restart};
 use super::shortage;
 use super::signals::{Signal, Signals};
@@ -100,6 +101,7 @@ pub(super) fn conduct(
     if runtime != wanted {
         log.say(Event::info("conductor", "one more ring is refused to the control thread; it does without"));
     }
+    let prober = Prober::new(log.clone(), &board.panel.commons);
     let conductor = Conductor {
         source,
         habits,
@@ -110,6 +112,7 @@ pub(super) fn conduct(
         fleet,
         workshop,
         admin,
+        prober,
         runtime,
         before: None,
         turns: Vec::new(),
@@ -133,6 +136,7 @@ struct Conductor {
     fleet: Fleet,
     workshop: Workshop,
     admin: AdminSockets,
+    prober: Prober,
     runtime: Runtime,
     /// The text of the configuration before the one in force.
     before: Option<Arc<String>>,
@@ -165,6 +169,8 @@ impl Conductor {
         let signals = if self.habits.signals { Signals::all() } else { Ok(Signals::none()) };
         let mut signals = signals.map_err(start("listening to signals"))?;
         tokio::task::spawn_local(beat(Arc::clone(&self.pulse)));
+        self.prober.begin();
+        self.prober.adopt(&self.board.panel.commons.scene.load().plan);
         admin::serve(&self.admin, &self.board).map_err(start("the admin server"))?;
         booted(&self.board.panel);
         self.tell_ready();
@@ -175,6 +181,7 @@ impl Conductor {
         if leave == Leave::Drain {
             self.drain(&mut signals).await;
         }
+        self.prober.dismiss().await;
         let stopped = self.stop().await;
         let outcome = match leave {
             Leave::WorkerGone(worker) => Err(Failure::WorkerGone(worker)),
@@ -223,6 +230,7 @@ impl Conductor {
                 () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {
                     self.reload(&mut wishes).await;
                 }
+                Some(order) = self.prober.orders.recv() => self.fleet.evict(&order),
                 () = sleep(RETRY), if self.fleet.has_unsent() => drop(self.fleet.deliver()),
                 _ = look.tick() => {
                     if let Some(worker) = self.fleet.deserter() {
@@ -338,6 +346,7 @@ impl Conductor {
         panel.commons.max_connections.store(max_connections, std::sync::atomic::Ordering::Relaxed);
         let known = |id| old.doors.iter().any(|(door, _)| door.id == id);
         mention_absent(&self.log, scene.doors.iter().filter(|(door, _)| !known(door.id)));
+        self.prober.adopt(&plan);
         self.fleet.publish(scene);
         self.workshop.doorman.forget(pairing.closed.iter());
         let closed = pairing.closed.iter().map(Arc::downgrade).collect();
@@ -432,6 +441,7 @@ impl Conductor {
                     // Whoever waits for the reply hears that the daemon is stopping.
                     Some(Command::Stop { now: false } | Command::Server { .. }) => {}
                 },
+                Some(order) = self.prober.orders.recv() => self.fleet.evict(&order),
                 _ = look.tick() => {
                     self.fleet.deliver();
                     let closed = doors.iter().all(|door| door.strong_count() == 0);

@@ -6,6 +6,7 @@
 //! ```text
 //! boot ──▶ conductor ──┬── signals   HUP, TERM, QUIT, INT, USR1, USR2
 //!                      ├── reload    file → plan → doors → one swap; refused as a whole if anything is wrong
+//!                      ├── prober    checks of servers, rests for those that fail
 //!                      ├── fleet     the workers: start, letters, farewell
 //!                      └── admin     metrics, status, health, reload over HTTP
 //! ```
@@ -20,6 +21,7 @@ pub mod failure;
 mod fleet;
 pub mod guest;
 mod pace;
+mod prober;
 pub mod reload;
 mod shortage;
 mod signals;

@@ -15,9 +15,10 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use crate::base::histogram::{BOUNDS_US, Histogram};
-use crate::config::ledger::{PoolLedger, PoolTally, Standing};
+use crate::config::ledger::{Health, PoolLedger, PoolTally, Standing};
 use crate::config::plan::{Kind, Listener, Plan, Pool, Server};
 use crate::dataplane::ending::{ConnectResult, Ending, GreetingError, Refusal};
+use crate::health::CheckResult;
 
 use super::panel::Panel;
 use super::process::usage;
@@ -49,12 +50,17 @@ impl Dialect {
 /// What `state` of `ringway_server_state` can be. One of them is 1.
 pub const STATES: [&str; 7] = ["up", "down", "drain", "maint", "starting", "ejected", "unknown"];
 
-/// The state of a server, out of [`STATES`]. Without health checks a server that takes sessions counts as up.
+/// The state of a server, out of [`STATES`]: what the operator says goes before what checks say, and that before what
+/// connects say. A server that is not checked counts as up; before the first check has come to an end it is unknown.
 pub fn state(server: &Server) -> &'static str {
-    match server.ledger.standing() {
-        Standing::Ready => "up",
-        Standing::Drain => "drain",
-        Standing::Maint => "maint",
+    let ledger = &server.ledger;
+    match (ledger.standing(), ledger.health(), ledger.is_ejected()) {
+        (Standing::Drain, ..) => "drain",
+        (Standing::Maint, ..) => "maint",
+        (Standing::Ready, Health::Down, _) => "down",
+        (Standing::Ready, _, true) => "ejected",
+        (Standing::Ready, Health::Checking, false) => "unknown",
+        (Standing::Ready, Health::Up | Health::Unchecked, false) => "up",
     }
 }
 
@@ -107,6 +113,7 @@ impl Collector for Scrape {
         daemon(&mut page, &self.0, &scene.plan)?;
         for_listeners(&mut page, &scene.plan.listeners)?;
         for_servers(&mut page, &scene.plan.pools)?;
+        for_health(&mut page, &scene.plan.pools)?;
         for_pools(&mut page, &scene.plan.pools)?;
         for_workers(&mut page, &self.0)?;
         process(&mut page, &self.0)
@@ -164,9 +171,18 @@ impl Page<'_> {
         pools: &'p [Arc<Pool>],
         figure: impl Fn(&'p PoolTally) -> &'p Histogram,
     ) -> Result<(), Error> {
+        self.histograms_of(name, help, pools.iter().map(|pool| (pool, merged(&pool.ledger, &figure))))
+    }
+
+    /// The same of figures that are there already: counts by bucket, and the sum in microseconds.
+    fn histograms_of<'p>(
+        &mut self,
+        name: &str,
+        help: &str,
+        figures: impl Iterator<Item = (&'p Arc<Pool>, ([u64; BOUNDS_US.len() + 1], u64))>,
+    ) -> Result<(), Error> {
         let mut family = self.encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
-        for pool in pools {
-            let (counts, sum_us) = merged(&pool.ledger, &figure);
+        for (pool, (counts, sum_us)) in figures {
             let bounds = BOUNDS_US.iter().map(|&us| us as f64 / 1e6).chain([f64::INFINITY]);
             let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
             family.encode_family(&[("pool", &*pool.name)])?.encode_histogram::<NoLabelSet>(
@@ -347,6 +363,34 @@ fn for_servers(page: &mut Page, pools: &[Arc<Pool>]) -> Result<(), Error> {
                 (with(pool, server, "state", state), is)
             })
         }),
+    )
+}
+
+/// What checks found, and how often connects that failed led to a rest.
+fn for_health(page: &mut Page, pools: &[Arc<Pool>]) -> Result<(), Error> {
+    let checked = || pools.iter().filter(|pool| pool.care.check.is_some());
+    page.counters(
+        "ringway_check",
+        "Checks of a server, by how they came out.",
+        checked().flat_map(|pool| pool.servers.iter().map(move |server| (&**pool, server))).flat_map(
+            |(pool, server)| {
+                CheckResult::ALL.map(|result| {
+                    let count = server.ledger.checks[result as usize].read();
+                    (with(pool, server, "result", result.word()), count)
+                })
+            },
+        ),
+    )?;
+    page.histograms_of(
+        "ringway_check_duration_seconds",
+        "Length of checks, in seconds.",
+        checked().map(|pool| (pool, (pool.ledger.checks.counts(), pool.ledger.checks.sum_us()))),
+    )?;
+    page.counters(
+        "ringway_server_ejections",
+        "Times a server got a rest because connects to it failed in a row.",
+        servers(pools)
+            .map(|(pool, server)| ([("pool", &*pool.name), ("server", &*server.name)], server.ledger.ejections.read())),
     )
 }
 

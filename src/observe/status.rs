@@ -157,6 +157,21 @@ pub struct ServerStatus {
     pub bytes_in: u64,
     /// Bytes from it to clients.
     pub bytes_out: u64,
+    /// Why it is in its state, where there is something to say.
+    #[serde(default)]
+    pub reason: String,
+    /// How long it has been in it, in seconds.
+    #[serde(default)]
+    pub since_s: f64,
+    /// How its last check came out; empty when there was none.
+    #[serde(default)]
+    pub last_check: String,
+    /// How long that took, in microseconds.
+    #[serde(default)]
+    pub last_check_us: u64,
+    /// Times it was ejected.
+    #[serde(default)]
+    pub ejections: u64,
 }
 
 /// Reads the panel.
@@ -236,6 +251,7 @@ fn server(server: &Server) -> ServerStatus {
     let tally = &server.ledger.tally;
     let connects = |result: ConnectResult| tally.sum(|t| t.connects[result as usize].read());
     let ok = connects(ConnectResult::Ok);
+    let bulletin = server.ledger.bulletin().clone();
     ServerStatus {
         name: server.name.to_string(),
         address: server.address.to_string(),
@@ -248,6 +264,11 @@ fn server(server: &Server) -> ServerStatus {
         connects_failed: ConnectResult::ALL.into_iter().map(connects).sum::<u64>() - ok,
         bytes_in: tally.sum(|t| t.bytes_in.read()),
         bytes_out: tally.sum(|t| t.bytes_out.read()),
+        reason: bulletin.reason,
+        since_s: bulletin.since.elapsed().as_secs_f64(),
+        last_check: bulletin.last_check,
+        last_check_us: u64::try_from(bulletin.last_took.as_micros()).unwrap_or(u64::MAX),
+        ejections: server.ledger.ejections.read(),
     }
 }
 
@@ -314,6 +335,7 @@ impl Status {
             }
         }
         servers.write(&mut out);
+        self.troubles(&mut out);
         out.push('\n');
         self.latencies(&mut out);
         out
@@ -344,6 +366,16 @@ impl Status {
         }
         out.push('\n');
         out
+    }
+
+    /// Why servers are not up, one line each.
+    fn troubles(&self, out: &mut String) {
+        for pool in &self.pools {
+            for s in pool.servers.iter().filter(|s| s.state != "up" && !s.reason.is_empty()) {
+                let since = duration(Duration::from_secs_f64(s.since_s.max(0.0)));
+                let _ = writeln!(out, "! {}/{} is {} for {since}: {}", pool.name, s.name, s.state, s.reason);
+            }
+        }
     }
 
     fn engine(&self) -> String {

@@ -29,6 +29,8 @@ pub struct Needs {
     /// Most pipes over all workers; each costs two descriptors. They are set aside up to an eighth of the limit: without a
     /// pipe bytes are copied, which is slower and not wrong.
     pub pipes: u64,
+    /// Servers that are checked; each costs one while a check is under way.
+    pub checks: u64,
 }
 
 impl Needs {
@@ -36,7 +38,7 @@ impl Needs {
     pub fn reserve(self, limit: u64) -> u64 {
         let fixed = (limit / 8).clamp(FIXED_MIN, FIXED);
         let pipes = (self.pipes * 2).min(limit / 8);
-        fixed + self.workers * (PER_WORKER + self.addresses) + pipes
+        fixed + self.workers * (PER_WORKER + self.addresses) + pipes + self.checks
     }
 
     /// Most sessions that `limit` descriptors hold.
@@ -149,7 +151,7 @@ pub fn give_memory_back() {
 mod tests {
     use super::*;
 
-    const NEEDS: Needs = Needs { workers: 2, addresses: 3, pipes: 1_024 };
+    const NEEDS: Needs = Needs { workers: 2, addresses: 3, pipes: 1_024, checks: 0 };
 
     #[test]
     fn the_default_is_what_the_limit_holds() {

@@ -1,0 +1,127 @@
+//! Looks after servers: checks them, and gives those to which connects fail a rest.
+//!
+//! Everything here runs on the control thread, a small task for each server that is checked and one for the rests. What a
+//! server is asked and what its answers mean is in [`crate::health`]; here are its sockets, clocks and consequences: the
+//! state in the ledger (which the next pick sees), one event for each change of it, and orders to end sessions, which the
+//! conductor passes on.
+//!
+//! ```text
+//! attend ──▶ wire (one check) ──▶ office.hear ──▶ ledger, log, orders
+//! alarm of the workers ──▶ rests ──▶ office.eject, office.readmit
+//! ```
+
+mod attend;
+mod office;
+mod rests;
+mod ward;
+mod wire;
+
+use std::collections::HashSet;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, sleep};
+
+use crate::config::ledger::Health;
+use crate::config::plan::{Check, Plan, Pool};
+use crate::dataplane::commons::Commons;
+use crate::dataplane::evict::Eviction;
+use crate::health::schedule;
+use crate::observe::writer::Log;
+
+use office::Office;
+use ward::{Errand, Ward};
+
+/// How long the end of the daemon waits for connections that were kept to be closed as their protocol wants it.
+const FAREWELL: Duration = Duration::from_millis(250);
+
+/// Whoever looks after the servers of the plan in force.
+pub(super) struct Prober {
+    office: Rc<Office>,
+    /// Servers whose sessions are to be ended.
+    pub(super) orders: mpsc::UnboundedReceiver<Arc<Eviction>>,
+    /// Workers have rung the alarm.
+    called: Arc<Notify>,
+}
+
+impl Prober {
+    /// Looks after nobody yet.
+    pub(super) fn new(log: Log, commons: &Arc<Commons>) -> Self {
+        // Not bounded by itself: an order takes a change of state, which takes checks.
+        let (orders_in, orders) = mpsc::unbounded_channel();
+        let office = Rc::new(Office::new(log, Arc::clone(commons), orders_in));
+        let called = Arc::new(Notify::new());
+        let bell = Arc::clone(&called);
+        commons.alarm.listen(move || bell.notify_one());
+        Self { office, orders, called }
+    }
+
+    /// Begins to listen to the workers. Call it once, within a `LocalSet`.
+    pub(super) fn begin(&self) {
+        tokio::task::spawn_local(rests::watch(Rc::clone(&self.office), Arc::clone(&self.called)));
+    }
+
+    /// Looks after the servers of `plan` from now on. Call it within a `LocalSet`, before `plan` is published, so that a
+    /// server that has to be checked first is not chosen before. A server that stays keeps its state; one that is asked something else is asked
+    /// anew.
+    pub(super) fn adopt(&self, plan: &Plan) {
+        let mut present = HashSet::new();
+        let mut begin = Vec::new();
+        for pool in &plan.pools {
+            for (index, server) in pool.servers.iter().enumerate() {
+                if pool.care.check.is_none() && pool.care.eject.is_none() {
+                    // Nobody is left who could take back what was said of it.
+                    server.ledger.set_health(Health::Unchecked);
+                    server.ledger.set_ejected(false);
+                    continue;
+                }
+                let ward = self.office.ward_of(pool, index);
+                present.insert(ward.id());
+                if pool.care.eject.is_none() {
+                    self.office.readmit(&ward, "`eject` is off now");
+                }
+                begin.extend(appoint(&ward, pool.care.check.as_ref(), pool));
+            }
+        }
+        self.office.retain(&present);
+        let count = begin.len();
+        for (position, (ward, errand)) in begin.into_iter().enumerate() {
+            let delay_ns = schedule::first_delay_ns(position, count, errand.first_interval_ms);
+            let office = Rc::clone(&self.office);
+            tokio::task::spawn_local(attend::attend(office, ward, errand, Duration::from_nanos(delay_ns)));
+        }
+        plan.pools.iter().for_each(|pool| self.office.survey(pool));
+    }
+
+    /// Ends all checks. Those that keep a connection take leave of their servers first, if that is quickly done.
+    pub(super) async fn dismiss(&self) {
+        self.office.retain(&HashSet::new());
+        let deadline = Instant::now() + FAREWELL;
+        while self.office.kept.get() > 0 && Instant::now() < deadline {
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
+/// Makes sure that a server is asked what its pool wants; the errand to begin, if there is a new one.
+fn appoint(ward: &Rc<Ward>, check: Option<&Check>, pool: &Pool) -> Option<(Rc<Ward>, Rc<Errand>)> {
+    let Some(check) = check else {
+        ward.dismiss();
+        ward.forget();
+        return None;
+    };
+    let errand = Errand::new(check, pool, &ward.place().1);
+    if let Some(current) = ward.errand()
+        && current.asks_the_same(&errand)
+    {
+        // It may have another pace.
+        current.changed.notify_one();
+        return None;
+    }
+    ward.dismiss();
+    let errand = Rc::new(errand);
+    ward.begin(Rc::clone(&errand));
+    Some((Rc::clone(ward), errand))
+}

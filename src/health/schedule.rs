@@ -1,0 +1,72 @@
+//! When checks are due, so that a thousand of them never fire together.
+//!
+//! First checks are laid out one after the other; from then on each interval is up to a tenth shorter or longer, by chance,
+//! so that what fell together once does not stay together.
+
+/// Time between the first checks of two servers, in nanoseconds, as long as all fit into their interval.
+const STAGGER_NS: u64 = 2_000_000;
+/// Of an interval, how much chance may add or take away.
+const JITTER: u64 = 10;
+
+/// How long the first check of server `index` of `count` waits, in nanoseconds.
+pub fn first_delay_ns(index: usize, count: usize, interval_ms: u32) -> u64 {
+    let spread = (count as u64 * STAGGER_NS).min(u64::from(interval_ms) * 1_000_000);
+    // A product of two such numbers may not fit into 64 bits.
+    (u128::from(spread) * index as u128 / count.max(1) as u128) as u64
+}
+
+/// When the check after one that began at `begun_ns` and ended at `ended_ns` is due. Checks of a server never overlap.
+pub fn next_ns(begun_ns: u64, ended_ns: u64, interval_ms: u32, random: u64) -> u64 {
+    let interval = u64::from(interval_ms) * 1_000_000;
+    let span = 2 * interval / JITTER;
+    let jittered = interval - span / 2 + random % (span + 1);
+    begun_ns.saturating_add(jittered).max(ended_ns)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::base::digest::mix;
+
+    #[test]
+    fn a_thousand_checks_never_fire_together() {
+        const SECOND: u64 = 1_000_000_000;
+        // Begun in each hundredth of a second, over a minute: a thousand servers, each every two seconds, are 5.
+        let mut begun = vec![0_u32; 6_000];
+        for server in 0..1_000 {
+            let mut at = first_delay_ns(server, 1_000, 2_000);
+            let mut random = mix(server as u64);
+            while at < 60 * SECOND {
+                begun[(at / 10_000_000) as usize] += 1;
+                random = mix(random);
+                at = next_ns(at, at, 2_000, random);
+            }
+        }
+        let most = begun.iter().max().copied();
+        assert!(most <= Some(20), "{most:?} in one hundredth of a second");
+        let total: u32 = begun.iter().sum();
+        assert!((29_000..=31_500).contains(&total), "{total}");
+    }
+
+    #[test]
+    fn few_servers_do_not_wait() {
+        assert_eq!(first_delay_ns(0, 1, 2_000), 0);
+        assert_eq!(first_delay_ns(1, 2, 2_000), 2_000_000);
+        assert_eq!(first_delay_ns(999, 1_000, 10), 9_990_000);
+    }
+
+    proptest! {
+        #[test]
+        fn an_interval_is_kept_within_a_tenth(
+            begun in any::<u32>(), took in any::<u32>(), ms in 10_u32..86_400_000, random in any::<u64>(),
+        ) {
+            let (begun, ended) = (u64::from(begun), u64::from(begun) + u64::from(took));
+            let next = next_ns(begun, ended, ms, random);
+            let interval = u64::from(ms) * 1_000_000;
+            prop_assert!(next >= ended && next >= begun + interval - interval / 10);
+            prop_assert!(next == ended || next <= begun + interval + interval / 10);
+        }
+    }
+}
