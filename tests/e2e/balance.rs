@@ -145,7 +145,8 @@ fn one_attempt_is_one_attempt() {
     let ground = Ground::new();
     let (gone, alive) = (ground.address(), Server::named(&ground, "alive"));
     let front = ground.address();
-    let ringway = Ringway::start(&ground, &one_pool(front, &[gone, alive.address()], "connect_attempts = 1"));
+    let ringway =
+        Ringway::start(&ground, &one_pool(front, &[gone, alive.address()], "connect_attempts = 1\neject = \"off\""));
     let answers = shares(front, 20, 1);
     assert_eq!(answers.get("alive"), Some(&10), "{answers:?}");
     ringway.await_metric("ringway_sessions_ended_total", &[("reason", "connect_refused")], |count| count == 10.0);

@@ -9,6 +9,7 @@
 //! Needs root (network namespaces, low ports, other users) and what `scripts/setup` installs.
 
 mod balance;
+mod checks;
 mod engine;
 mod faults;
 mod gate;

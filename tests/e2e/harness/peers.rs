@@ -212,8 +212,12 @@ pub struct Nginx {
 impl Nginx {
     /// Starts one; `/` is its name, `/big` a mebibyte.
     pub fn start(ground: &Ground, name: &str) -> Self {
+        Self::start_at(ground, name, ground.address())
+    }
+
+    /// The same at a given address, again perhaps.
+    pub fn start_at(ground: &Ground, name: &str, address: SocketAddr) -> Self {
         need("nginx");
-        let address = ground.address();
         let dir = ground.file(name);
         let root = dir.join("www");
         fs::create_dir_all(&root).expect("own directory");
