@@ -6,8 +6,8 @@
 //! The order of choice: servers that are no backups, by the pool's policy; a backup only when none of them is *usable*
 //! (in service, not found down or ejected, and not yet tried by this session). A server that is merely full is usable: its
 //! load must not spill onto a standby that may be a replica of it. Of the servers that are no backups, and of the backups,
-//! those that have not been checked to an end yet come after all others; with `fail_open` those that are found down or
-//! ejected are the last resort of all.
+//! those that have not been checked to an end yet come after all others. Then come those that are ejected, for a rest is no
+//! proof of anything, and with `fail_open`, at the very last, those that are found down.
 //!
 //! | policy | chooses | shares | a pick looks at |
 //! |---|---|---|---|
@@ -94,20 +94,25 @@ pub fn pick(pool: &Pool, caller: &Caller<'_>) -> Pick {
     }
 }
 
-/// When no server is usable of which nothing is known that speaks against it, and that is no backup.
-#[cold]
-fn last_resort(pool: &Pool, caller: &Caller<'_>) -> Pick {
+/// From the first choice to the last resort: what is overlooked, and whether it is the backups' turn.
+fn steps(pool: &Pool) -> impl Iterator<Item = (Overlook, bool)> {
     let steps = [
+        (Overlook::Nothing, false),
         (Overlook::Checking, false),
         (Overlook::Nothing, true),
         (Overlook::Checking, true),
+        (Overlook::Ejection, false),
+        (Overlook::Ejection, true),
         (Overlook::Health, false),
         (Overlook::Health, true),
     ];
-    for (overlook, backup) in steps {
-        if overlook == Overlook::Health && !pool.care.fail_open {
-            continue;
-        }
+    steps.into_iter().take(if pool.care.fail_open { 8 } else { 6 })
+}
+
+/// When no server is usable of which nothing is known that speaks against it, and that is no backup.
+#[cold]
+fn last_resort(pool: &Pool, caller: &Caller<'_>) -> Pick {
+    for (overlook, backup) in steps(pool).skip(1) {
         let tried = Tried { overlook, ..*caller.tried };
         match pick_of(pool, &Caller { tried: &tried, ..*caller }, backup) {
             Pick::None => {}
@@ -143,14 +148,22 @@ pub fn release(server: &Server) {
 
 /// Whether any server may be given new sessions, if it has room.
 pub fn is_usable(pool: &Pool) -> bool {
-    (0..).zip(&pool.servers).any(|(index, _)| usable(pool, index, &Tried::default()))
+    let overlook = if pool.care.fail_open { Overlook::Health } else { Overlook::Ejection };
+    let tried = Tried { overlook, ..Tried::default() };
+    (0..).zip(&pool.servers).any(|(index, _)| usable(pool, index, &tried))
 }
 
 /// Whether a pick would find a place for somebody who has tried these servers. It looks at all servers, and claims nothing.
 pub fn has_room(pool: &Pool, tried: &Tried) -> bool {
-    let mut usable = (0..).zip(&pool.servers).filter(|(index, _)| usable(pool, *index, tried));
-    let backup = !usable.clone().any(|(_, server)| !server.backup);
-    usable.any(|(_, server)| server.backup == backup && has_place(server))
+    for (overlook, backup) in steps(pool) {
+        let tried = Tried { overlook, ..*tried };
+        let all = (0..).zip(&pool.servers).filter(|(_, server)| server.backup == backup);
+        let mut group = all.filter(|(index, _)| usable(pool, *index, &tried)).peekable();
+        if group.peek().is_some() {
+            return group.any(|(_, server)| has_place(server));
+        }
+    }
+    false
 }
 
 /// One atomic draw a session: over equal servers the sessions of all workers alternate exactly.

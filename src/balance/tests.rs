@@ -154,8 +154,11 @@ fn servers_that_are_down_or_ejected_get_nothing_and_unproven_ones_only_when_no_o
         ledger(0).set_health(Health::Down);
         assert_eq!(chosen(), [3], "{policy:?}");
         ledger(3).set_health(Health::Down);
+        assert_eq!(chosen(), [1], "{policy:?}: a rest is no reason to refuse a session");
+        ledger(1).set_health(Health::Down);
         assert_eq!(ask(&pool, &Tried::default()), Pick::None, "{policy:?}");
         ledger(1).set_ejected(false);
+        ledger(1).set_health(Health::Up);
         assert_eq!(chosen(), [1], "{policy:?}");
     }
 }
@@ -164,7 +167,7 @@ fn servers_that_are_down_or_ejected_get_nothing_and_unproven_ones_only_when_no_o
 fn with_fail_open_all_that_the_operator_leaves_in_service_may_be_tried_when_none_is_usable() {
     let pool = written(Policy::RoundRobin, &[(1, 0, false), (1, 0, false), (1, 0, false)], 0, "fail_open = true");
     pool.servers[0].ledger.set_health(Health::Down);
-    pool.servers[1].ledger.set_ejected(true);
+    pool.servers[1].ledger.set_health(Health::Down);
     assert_eq!(shares(&pool, 6), [0, 0, 6]);
     pool.servers[2].ledger.set_standing(Standing::Maint);
     assert_eq!(shares(&pool, 6), [3, 3, 0]);
@@ -348,7 +351,8 @@ fn is_right(pool: &Pool, tried: &Tried, n: u32) -> Result<(), TestCaseError> {
             _ if out => None,
             (Health::Unchecked | Health::Up, false) => Some(2 * backup),
             (Health::Checking, false) => Some(2 * backup + 1),
-            _ => pool.care.fail_open.then_some(4 + backup),
+            (Health::Unchecked | Health::Up | Health::Checking, true) => Some(4 + backup),
+            (Health::Down, _) => pool.care.fail_open.then_some(6 + backup),
         }
     };
     let all = || (0..pool.servers.len()).filter_map(|index| Some((grade(index)?, index)));

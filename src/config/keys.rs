@@ -80,8 +80,7 @@ pub(super) const CHECK: Keys = Keys {
 
 pub(super) const QUEUE: Keys = Keys { place: "`queue`", now: &["limit", "timeout"], later: &[] };
 
-const ALL: [&Keys; 11] =
-    [&ROOT, &GLOBAL, &LOG, &ADMIN, &LISTENER, &POOL, &SERVER, &KEEPALIVE, &EJECT, &CHECK, &QUEUE];
+const ALL: [&Keys; 11] = [&ROOT, &GLOBAL, &LOG, &ADMIN, &LISTENER, &POOL, &SERVER, &KEEPALIVE, &EJECT, &CHECK, &QUEUE];
 
 impl Keys {
     /// What to do about `wrong`, which is no key here.

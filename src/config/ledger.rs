@@ -239,6 +239,8 @@ pub enum Overlook {
     Nothing,
     /// That no check has come to an end yet.
     Checking,
+    /// That, and that it is ejected.
+    Ejection,
     /// Whatever checks and connects say; never what the operator says.
     Health,
 }
@@ -248,11 +250,11 @@ impl ServerLedger {
     #[inline]
     pub fn is_usable(&self, overlook: Overlook) -> bool {
         let state = self.state.load(Ordering::Relaxed);
+        let is_down = state & HEALTH == (Health::Down as u32) << HEALTH_SHIFT;
         match overlook {
             Overlook::Nothing => state & (STANDING | UNPROVEN | EJECTED) == 0,
-            Overlook::Checking => {
-                state & (STANDING | EJECTED) == 0 && state & HEALTH != (Health::Down as u32) << HEALTH_SHIFT
-            }
+            Overlook::Checking => state & (STANDING | EJECTED) == 0 && !is_down,
+            Overlook::Ejection => state & STANDING == 0 && !is_down,
             Overlook::Health => state & STANDING == 0,
         }
     }
@@ -422,12 +424,12 @@ mod tests {
                     ledger.set_health(health);
                     assert_eq!((ledger.standing(), ledger.health()), (standing, health));
                     assert_eq!(ledger.is_ejected(), ejected);
-                    let usable = [Overlook::Nothing, Overlook::Checking, Overlook::Health]
+                    let usable = [Overlook::Nothing, Overlook::Checking, Overlook::Ejection, Overlook::Health]
                         .map(|overlook| ledger.is_usable(overlook));
                     let in_service = standing == Standing::Ready;
                     let proven = matches!(health, Health::Unchecked | Health::Up);
                     let hopeful = proven || health == Health::Checking;
-                    let right = [in_service && proven && !ejected, in_service && hopeful && !ejected, in_service];
+                    let right = [proven && !ejected, hopeful && !ejected, hopeful, true].map(|yes| in_service && yes);
                     assert_eq!(usable, right, "{standing:?} {health:?} {ejected}");
                     answers.push(if usable[0] { '1' } else { '0' });
                 }

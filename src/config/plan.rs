@@ -256,7 +256,7 @@ pub struct Care {
     pub check: Option<Check>,
     /// `eject`; `None`: nothing is ejected.
     pub eject: Option<Eject>,
-    /// When no server is usable, give sessions to those found down or ejected rather than to none.
+    /// When no server is usable, give sessions to those found down rather than to none.
     pub fail_open: bool,
     /// What becomes of the sessions of a server that goes down.
     pub on_down: OnDown,

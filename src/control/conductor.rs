@@ -29,7 +29,7 @@ use super::engine::Runtime;
 use super::failure::Failure;
 use super::fleet::{Fleet, Word};
 use super::pace::Pace;
-use super::prober::Prober;
+use super::prober::{Order, Prober};
 use super::reload::{Answer, Prepared, Workshop, changes, needs_restart};
 use super::shortage;
 use super::signals::{Signal, Signals};
@@ -181,7 +181,7 @@ impl Conductor {
         if leave == Leave::Drain {
             self.drain(&mut signals).await;
         }
-        self.prober.dismiss().await;
+        self.prober.dismiss();
         let stopped = self.stop().await;
         let outcome = match leave {
             Leave::WorkerGone(worker) => Err(Failure::WorkerGone(worker)),
@@ -230,7 +230,7 @@ impl Conductor {
                 () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {
                     self.reload(&mut wishes).await;
                 }
-                Some(order) = self.prober.orders.recv() => self.fleet.evict(&order),
+                Some(order) = self.prober.orders.recv() => self.pass_on(order),
                 () = sleep(RETRY), if self.fleet.has_unsent() => drop(self.fleet.deliver()),
                 _ = look.tick() => {
                     if let Some(worker) = self.fleet.deserter() {
@@ -282,12 +282,20 @@ impl Conductor {
         });
     }
 
+    fn pass_on(&mut self, order: Order) {
+        match order {
+            Order::Evict(eviction) => self.fleet.evict(&eviction),
+            Order::Look(pool) => self.fleet.call_waiting(&pool),
+        }
+    }
+
     fn change_server(&mut self, change: &ServerChange, by: Option<Peer>) -> Result<ServerChanged, String> {
         self.audit("server", by);
         let changed = steer::change(&self.board.panel.commons.scene.load().plan, change)?;
         let message = format!("the server is {} (was {})", changed.state.word(), changed.was.word());
         let event = Event::info("server", message).with("pool", &*change.pool).with("server", &*change.server);
         self.log.say(event.with("sessions", changed.sessions));
+        self.prober.survey(&self.board.panel.commons.scene.load().plan, &change.pool);
         // Those who wait for a server look again.
         self.fleet.tell(Word::NewScene);
         Ok(changed)
@@ -441,7 +449,7 @@ impl Conductor {
                     // Whoever waits for the reply hears that the daemon is stopping.
                     Some(Command::Stop { now: false } | Command::Server { .. }) => {}
                 },
-                Some(order) = self.prober.orders.recv() => self.fleet.evict(&order),
+                Some(order) = self.prober.orders.recv() => self.pass_on(order),
                 _ = look.tick() => {
                     self.fleet.deliver();
                     let closed = doors.iter().all(|door| door.strong_count() == 0);

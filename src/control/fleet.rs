@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
+use crate::config::ledger::PoolLedger;
 use crate::dataplane::commons::{Commons, Mail, Scene};
 use crate::dataplane::evict::Eviction;
 use crate::dataplane::worker::{self, Hired};
@@ -78,6 +79,11 @@ impl Fleet {
             unsent.evictions.push_back(Arc::clone(order));
         }
         self.deliver();
+    }
+
+    /// Has those who wait for a server of a pool look again.
+    pub(super) fn call_waiting(&mut self, pool: &PoolLedger) {
+        self.commons.call_waiting(pool, &mut self.bell);
     }
 
     /// Sends what is unsent; true when nothing is left.

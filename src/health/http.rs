@@ -43,12 +43,8 @@ impl Http {
 }
 
 impl Probe for Http {
-    fn begin(&mut self, _: bool, _: u64) -> Step {
-        self.line.clear();
-        Step::Connect
-    }
-
     fn connected(&mut self) -> Step {
+        self.line.clear();
         Step::Send(self.request.clone())
     }
 
@@ -105,9 +101,7 @@ mod tests {
     use super::*;
 
     fn probe() -> Http {
-        let mut probe = Http::new("GET", "/healthz", "www.example.com", vec![(200, 200), (301, 302)]);
-        assert_eq!(probe.begin(false, 0), Step::Connect);
-        probe
+        Http::new("GET", "/healthz", "www.example.com", vec![(200, 200), (301, 302)])
     }
 
     #[test]
@@ -141,7 +135,7 @@ mod tests {
         let mut probe = probe();
         assert_eq!(probe.received(&[b'H'; LINE_MAX]), Step::Read);
         assert!(matches!(probe.received(b"H"), Step::Done { outcome: Err(Fault::Answer(_)), .. }));
-        probe.begin(false, 0);
+        probe.connected();
         assert_eq!(probe.closed(), Step::over(Err(Fault::Ended)));
         assert_eq!(probe.received(b"HTTP/1.1 200"), Step::Read);
         assert!(matches!(probe.closed(), Step::Done { outcome: Err(Fault::Answer(_)), .. }));

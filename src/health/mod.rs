@@ -5,8 +5,8 @@
 //! [`verdict`], when the next check is due [`schedule`], and what to think of connects that fail [`eject`].
 //!
 //! ```text
-//! begin ──Connect──▶ connected ──Send, Read──▶ received, received … ──▶ Done
-//!   └──────Send, Read (the connection was kept)───▲        └─ closed ──▲
+//! connected ──Send, Read──▶ received, received … ──▶ Done
+//!                               └─ closed ─────────────▲
 //! ```
 
 use std::fmt;
@@ -23,32 +23,22 @@ pub mod send_expect;
 pub mod tcp;
 pub mod verdict;
 
-/// One server's conversation, over and over. It may remember what it likes from one check to the next.
+/// One server's conversation, over and over, on a fresh connection each time. (The check of MySQL, which keeps one, is
+/// [`mysql`].)
 pub trait Probe: fmt::Debug {
-    /// Begins a check. `kept`: the connection of the check before is still there. `now_ns` is of a clock that only goes
-    /// forward.
-    fn begin(&mut self, kept: bool, now_ns: u64) -> Step;
-
-    /// A connection was made, as [`Step::Connect`] wanted.
+    /// A connection was made: a new check begins.
     fn connected(&mut self) -> Step;
 
     /// Bytes have arrived; never none.
     fn received(&mut self, bytes: &[u8]) -> Step;
 
-    /// The server has sent all it will; or, on a connection that was kept, it is gone.
+    /// The server has sent all it will.
     fn closed(&mut self) -> Step;
-
-    /// What to send on a kept connection before it is closed for good.
-    fn farewell(&mut self) -> Vec<u8> {
-        Vec::new()
-    }
 }
 
 /// What a probe wants next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// A new connection, in place of the one there is.
-    Connect,
     /// To send these bytes, then to read.
     Send(Vec<u8>),
     /// More bytes.
@@ -57,26 +47,15 @@ pub enum Step {
     Done {
         /// Whether the server works.
         outcome: Outcome,
-        /// What becomes of the connection.
-        then: Then,
+        /// The connection is reset rather than closed: nothing stays behind, here or there.
+        reset: bool,
     },
 }
 
-/// What becomes of the connection of a check that is over.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Then {
-    /// It is kept for the next check.
-    Keep,
-    /// These bytes are sent (there may be none), and it is closed.
-    Close(Vec<u8>),
-    /// It is reset: nothing stays behind, here or there.
-    Reset,
-}
-
 impl Step {
-    /// The check is over, and so is its connection.
+    /// The check is over, and its connection is closed.
     pub fn over(outcome: Outcome) -> Self {
-        Step::Done { outcome, then: Then::Close(Vec::new()) }
+        Step::Done { outcome, reset: false }
     }
 }
 

@@ -32,12 +32,8 @@ impl SendExpect {
 }
 
 impl Probe for SendExpect {
-    fn begin(&mut self, _: bool, _: u64) -> Step {
-        self.answer.clear();
-        Step::Connect
-    }
-
     fn connected(&mut self) -> Step {
+        self.answer.clear();
         if self.send.is_empty() { Step::Read } else { Step::Send(self.send.to_vec()) }
     }
 
@@ -76,21 +72,19 @@ mod tests {
     #[test]
     fn it_asks_and_listens() {
         let mut redis = probe(b"PING\r\n", b"+PONG");
-        assert_eq!(redis.begin(false, 0), Step::Connect);
         assert_eq!(redis.connected(), Step::Send(b"PING\r\n".to_vec()));
         assert_eq!(redis.received(b"+PO"), Step::Read);
         assert_eq!(redis.received(b"NG\r\n"), Step::over(Ok(())));
-        assert_eq!(redis.begin(false, 0), Step::Connect);
+        redis.connected();
         assert_eq!(redis.received(b"-LOADING\r\n"), Step::Read);
         assert_eq!(reason(redis.closed()), r#"answer "-LOADING\r\n" where "+PONG" was expected"#);
-        redis.begin(false, 0);
+        redis.connected();
         assert_eq!(redis.closed(), Step::over(Err(Fault::Ended)));
     }
 
     #[test]
     fn it_may_only_listen_and_does_not_listen_for_ever() {
         let mut greeting = probe(b"", b"220 ");
-        greeting.begin(false, 0);
         assert_eq!(greeting.connected(), Step::Read);
         assert_eq!(greeting.received(&[b'x'; ANSWER_MAX - 1]), Step::Read);
         assert!(reason(greeting.received(b"x")).contains("xxxx…"));

@@ -1,19 +1,15 @@
 //! `type = "tcp"`: a server that accepts a connection works. The connection is reset at once, so that neither side keeps
 //! anything of it (a FIN would leave a socket in TIME_WAIT for a minute, RFC 9293 §3.6).
 
-use super::{Outcome, Probe, Step, Then};
+use super::{Probe, Step};
 
 /// The probe.
 #[derive(Debug)]
 pub struct Tcp;
 
 impl Probe for Tcp {
-    fn begin(&mut self, _: bool, _: u64) -> Step {
-        Step::Connect
-    }
-
     fn connected(&mut self) -> Step {
-        Step::Done { outcome: Outcome::Ok(()), then: Then::Reset }
+        Step::Done { outcome: Ok(()), reset: true }
     }
 
     fn received(&mut self, _: &[u8]) -> Step {
@@ -31,7 +27,6 @@ mod tests {
 
     #[test]
     fn a_connection_is_all_it_asks_for() {
-        assert_eq!(Tcp.begin(false, 0), Step::Connect);
-        assert_eq!(Tcp.connected(), Step::Done { outcome: Ok(()), then: Then::Reset });
+        assert_eq!(Tcp.connected(), Step::Done { outcome: Ok(()), reset: true });
     }
 }

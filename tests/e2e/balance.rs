@@ -79,7 +79,7 @@ fn a_backup_serves_while_nobody_else_can() {
     let main = Server::at(main_address, |mut stream| drop(std::io::Write::write_all(&mut stream, b"main")));
     let front = ground.address();
     let entries = [entry("main", main_address, ""), entry("spare", spare.address(), ", backup = true")];
-    let config = listener("front", &front.to_string(), "pool") + &pool("pool", &entries, "");
+    let config = listener("front", &front.to_string(), "pool") + &pool("pool", &entries, "eject = \"off\"");
     let ringway = Ringway::start(&ground, &config);
 
     assert_eq!(shares(front, 20, 1), BTreeMap::from([("main".to_owned(), 20)]));

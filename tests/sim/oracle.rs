@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use ringway::config::ledger::Standing;
+use ringway::config::ledger::{Health, Standing};
 use ringway::dataplane::commons::Desk;
 use ringway::dataplane::ending::Ending;
 use ringway::dataplane::record::Record;
@@ -154,7 +154,7 @@ impl World {
         let servers: BTreeSet<usize> = pair.attempts.iter().map(|attempt| attempt.target).chain([index]).collect();
         let most = self.terms(index).attempts;
         assert!(servers.len() as u64 <= most, "session {number} tries {} servers, not {most}", servers.len());
-        assert!(!target.ailing || again, "session {number} connects to {}, which is down or ejected", target.name);
+        assert!(target.health != Health::Down || again, "session {number} connects to {}, which is down", target.name);
         let ready = target.standing == Standing::Ready;
         assert!(ready || again, "session {number} connects to {}, which is in {:?}", target.name, target.standing);
         let client = &self.socks[pair.client];
@@ -420,13 +420,18 @@ impl World {
             let untried = |index: &&usize| pair.attempts.iter().all(|attempt| attempt.target != **index);
             let takes = |index: &&usize| {
                 let target = &self.targets[**index];
-                target.weight > 0 && target.standing == Standing::Ready
+                target.weight > 0 && target.standing == Standing::Ready && target.health != Health::Down
+            };
+            // From the first choice to the last resort.
+            let grade = |index: &usize| {
+                let target = &self.targets[*index];
+                (target.ejected, target.backup, !target.ejected && target.health == Health::Checking)
             };
             let usable: Vec<usize> = client.members.iter().filter(untried).filter(takes).copied().collect();
-            let backup = usable.iter().all(|index| self.targets[*index].backup);
+            let best = usable.iter().map(grade).min();
             let room = usable.iter().find(|index| {
                 let target = &self.targets[**index];
-                target.backup == backup && (target.max == 0 || self.open_to(**index) < target.max)
+                Some(grade(index)) == best && (target.max == 0 || self.open_to(**index) < target.max)
             });
             if let Some(room) = room {
                 panic!("session {number} waits though there is room on {}", self.targets[*room].name);
@@ -627,7 +632,8 @@ impl World {
                 let since = last.and_then(|last| last.connected_ns).unwrap_or(self.now);
                 let had = terms.is_some_and(|terms| self.now - since >= terms.connect_ns);
                 let vanished = server.is_some_and(|server| server.peer.vanished);
-                must((had || vanished) && !pair.relaying, "the last server had time left to greet")
+                let hurried = last.is_some_and(|last| self.is_evicting(last.target, self.now));
+                must((had || vanished || hurried) && !pair.relaying, "the last server had time left to greet")
             }
             Ending::IdleTimeout => {
                 must(!pair.half && terms.is_some_and(|terms| quiet >= terms.idle_ns), "it was not idle for so long")

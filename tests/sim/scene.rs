@@ -72,8 +72,9 @@ pub struct Target {
     pub max: u32,
     pub backup: bool,
     pub standing: Standing,
-    /// Checks found it down, or connects that failed had it ejected.
-    pub ailing: bool,
+    /// What checks found.
+    pub health: Health,
+    pub ejected: bool,
     /// When workers were last told to end its sessions, and to give up connects to it; 0: never.
     pub evicted_ns: u64,
     /// Not in the published plan; connections accepted after this many are not for it.
@@ -116,7 +117,8 @@ impl Stage {
                     max: if rng.chance(700) { 0 } else { rng.range(1, 4) as u32 },
                     backup: member > 0 && rng.chance(200),
                     standing: Standing::Ready,
-                    ailing: false,
+                    health: Health::Unchecked,
+                    ejected: false,
                     evicted_ns: 0,
                     removed_at: None,
                     ledger: None,
@@ -212,7 +214,9 @@ impl Stage {
                 server.ledger.set_standing(target.standing);
                 // One that comes back long after it was removed is a new one.
                 let same = target.ledger.as_ref().is_some_and(|ledger| Arc::ptr_eq(ledger, &server.ledger));
-                target.ailing &= same;
+                if !same {
+                    (target.health, target.ejected) = (Health::Unchecked, false);
+                }
                 target.ledger = Some(Arc::clone(&server.ledger));
             }
         }
@@ -264,7 +268,7 @@ impl Stage {
         let ejected = world.dice.chance(200);
         let target = &mut world.targets[index];
         let ledger = Arc::clone(target.ledger.as_ref()?);
-        target.ailing = health == Health::Down || ejected;
+        (target.health, target.ejected) = (health, ejected);
         ledger.set_health(health);
         ledger.set_ejected(ejected);
         if health != Health::Down || world.dice.chance(500) {

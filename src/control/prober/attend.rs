@@ -12,13 +12,11 @@ use crate::health::{Fault, Outcome, Probe, probe, schedule};
 
 use super::office::Office;
 use super::ward::{Errand, Ward};
-use super::wire::{self, Link};
+use super::wire;
 
 /// Asks until the errand is over.
 pub(super) async fn attend(office: Rc<Office>, ward: Rc<Ward>, errand: Rc<Errand>, delay: Duration) {
     let mut probe = probe(&errand.question, &errand.target.address.to_string());
-    let mut link = None;
-    let mut is_kept = false;
     let mut random = office.draw();
     let (mut begun_ns, mut ended_ns) = (0, 0);
     let mut first_ns = Some(monotonic_ns() + delay.as_nanos() as u64);
@@ -36,17 +34,12 @@ pub(super) async fn attend(office: Rc<Office>, ward: Rc<Ward>, errand: Rc<Errand
         first_ns = None;
         random = office.draw();
         begun_ns = monotonic_ns();
-        let outcome = ask(&mut *probe, &errand, &mut link, &pace, begun_ns).await;
+        let outcome = ask(&mut *probe, &errand, &pace).await;
         ended_ns = monotonic_ns();
-        office.count_kept(&mut is_kept, link.is_some());
         if !errand.is_leaving() {
             office.hear(&ward, &outcome, Duration::from_nanos(ended_ns - begun_ns));
         }
     }
-    if let Some(link) = link {
-        link.say_last(&probe.farewell());
-    }
-    office.count_kept(&mut is_kept, false);
 }
 
 /// The pace of the plan in force; `None` when the errand is over.
@@ -56,15 +49,9 @@ fn pace_of(ward: &Ward, errand: &Errand) -> Option<CheckPace> {
 }
 
 /// One check, within its time.
-async fn ask(
-    probe: &mut dyn Probe,
-    errand: &Errand,
-    link: &mut Option<Link>,
-    pace: &CheckPace,
-    now_ns: u64,
-) -> Outcome {
+async fn ask(probe: &mut dyn Probe, errand: &Errand, pace: &CheckPace) -> Outcome {
     let waiting_for = Cell::new("a connection");
-    let check = wire::check(probe, &errand.target, link, &waiting_for, now_ns);
+    let check = wire::check(probe, &errand.target, &waiting_for);
     match timeout(Duration::from_millis(pace.timeout_ms.into()), check).await {
         Ok(outcome) => outcome,
         Err(_) => Err(Fault::Timeout { waiting_for: waiting_for.get(), after_ms: pace.timeout_ms }),

@@ -22,9 +22,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, sleep};
 
-use crate::config::ledger::Health;
+use crate::config::ledger::{Health, PoolLedger};
 use crate::config::plan::{Check, Plan, Pool};
 use crate::dataplane::commons::Commons;
 use crate::dataplane::evict::Eviction;
@@ -34,14 +33,20 @@ use crate::observe::writer::Log;
 use office::Office;
 use ward::{Errand, Ward};
 
-/// How long the end of the daemon waits for connections that were kept to be closed as their protocol wants it.
-const FAREWELL: Duration = Duration::from_millis(250);
+/// What the workers are to be told.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// The sessions of a server are to end.
+    Evict(Arc<Eviction>),
+    /// Sessions that wait for a server of this pool may find one.
+    Look(Arc<PoolLedger>),
+}
 
 /// Whoever looks after the servers of the plan in force.
 pub(super) struct Prober {
     office: Rc<Office>,
-    /// Servers whose sessions are to be ended.
-    pub(super) orders: mpsc::UnboundedReceiver<Arc<Eviction>>,
+    /// For the conductor to pass on.
+    pub(super) orders: mpsc::UnboundedReceiver<Order>,
     /// Workers have rung the alarm.
     called: Arc<Notify>,
 }
@@ -95,13 +100,14 @@ impl Prober {
         plan.pools.iter().for_each(|pool| self.office.survey(pool));
     }
 
-    /// Ends all checks. Those that keep a connection take leave of their servers first, if that is quickly done.
-    pub(super) async fn dismiss(&self) {
+    /// The operator has changed something about a server of a pool.
+    pub(super) fn survey(&self, plan: &Plan, pool: &str) {
+        plan.pools.iter().filter(|found| *found.name == *pool).for_each(|pool| self.office.survey(pool));
+    }
+
+    /// Ends all checks; one that is under way comes to its end, and nobody hears it.
+    pub(super) fn dismiss(&self) {
         self.office.retain(&HashSet::new());
-        let deadline = Instant::now() + FAREWELL;
-        while self.office.kept.get() > 0 && Instant::now() < deadline {
-            sleep(Duration::from_millis(2)).await;
-        }
     }
 }
 

@@ -18,6 +18,7 @@ use crate::health::{CheckResult, Fault, Outcome};
 use crate::observe::event::Event;
 use crate::observe::writer::Log;
 
+use super::Order;
 use super::ward::{Ward, id};
 
 /// Least time between two events that say that a check was not possible.
@@ -27,25 +28,22 @@ const QUIET: Duration = Duration::from_secs(10);
 pub(super) struct Office {
     log: Log,
     commons: Arc<Commons>,
-    orders: mpsc::UnboundedSender<Arc<Eviction>>,
+    orders: mpsc::UnboundedSender<Order>,
     wards: RefCell<HashMap<usize, Rc<Ward>>>,
     /// Pools that were seen without a server that may be chosen.
     dark: RefCell<HashSet<Arc<str>>>,
-    /// Connections that are kept between checks.
-    pub(super) kept: Cell<u32>,
     random: Cell<u64>,
     quiet_until: Cell<Option<Instant>>,
 }
 
 impl Office {
-    pub(super) fn new(log: Log, commons: Arc<Commons>, orders: mpsc::UnboundedSender<Arc<Eviction>>) -> Self {
+    pub(super) fn new(log: Log, commons: Arc<Commons>, orders: mpsc::UnboundedSender<Order>) -> Self {
         Self {
             log,
             commons,
             orders,
             wards: RefCell::default(),
             dark: RefCell::default(),
-            kept: Cell::new(0),
             random: Cell::new(RandomState::new().build_hasher().finish() | 1),
             quiet_until: Cell::new(None),
         }
@@ -78,13 +76,6 @@ impl Office {
             }
             stays
         });
-    }
-
-    /// A task keeps its connection, or does not any more.
-    pub(super) fn count_kept(&self, before: &mut bool, now: bool) {
-        let kept = self.kept.get();
-        self.kept.set(kept + u32::from(now) - u32::from(*before));
-        *before = now;
     }
 
     /// A check has come to an end.
@@ -144,10 +135,22 @@ impl Office {
         drop(bulletin);
         if !is_up && pool.care.on_down == OnDown::Close {
             let order = Eviction { server: Arc::clone(&ward.ledger), ending: Ending::ServerDown };
-            // Nobody takes orders only once the conductor has left.
-            let _ = self.orders.send(Arc::new(order));
+            self.order(Order::Evict(Arc::new(order)));
         }
+        self.call_waiting(pool);
         self.survey(pool);
+    }
+
+    fn order(&self, order: Order) {
+        // Nobody takes orders only once the conductor has left.
+        let _ = self.orders.send(order);
+    }
+
+    /// Which servers may be chosen has changed: who waits looks again.
+    fn call_waiting(&self, pool: &Pool) {
+        if pool.terms.queue.limit > 0 {
+            self.order(Order::Look(Arc::clone(&pool.ledger)));
+        }
     }
 
     fn say(&self, event: Event, pool: &Pool, server: &Server, state: &str, reason: &str) {
@@ -230,6 +233,8 @@ impl Office {
         let mut bulletin = ward.ledger.bulletin();
         bulletin.since = Instant::now();
         bulletin.reason = reason;
+        drop(bulletin);
+        self.call_waiting(pool);
     }
 
     /// Servers that have rested long enough come back.
@@ -261,6 +266,8 @@ impl Office {
         let mut bulletin = ward.ledger.bulletin();
         bulletin.since = Instant::now();
         reason.clone_into(&mut bulletin.reason);
+        drop(bulletin);
+        self.call_waiting(&pool);
     }
 
     fn end_rest(&self, ward: &Ward) {

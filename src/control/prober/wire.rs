@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
 use crate::config::plan::Address;
-use crate::health::{Fault, Outcome, Probe, Step, Then};
+use crate::health::{Fault, Outcome, Probe, Step};
 
 /// Bytes read at once.
 const READ: usize = 4096;
@@ -26,55 +26,32 @@ pub(super) struct Target {
 
 /// A connection to a server.
 #[derive(Debug)]
-pub(super) enum Link {
+enum Link {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-/// Leads one conversation. `link` is the connection that was kept, if there is one, and is left there if it is to be kept;
-/// `waiting_for` always says what for.
-pub(super) async fn check(
-    probe: &mut dyn Probe,
-    target: &Target,
-    link: &mut Option<Link>,
-    waiting_for: &Cell<&'static str>,
-    now_ns: u64,
-) -> Outcome {
-    // Taken out for the time of the check: whatever ends it early closes the connection.
-    let mut current = link.take();
-    let mut fresh = false;
+/// Leads one conversation; `waiting_for` always says what for. Dropped before its end, it closes the connection.
+pub(super) async fn check(probe: &mut dyn Probe, target: &Target, waiting_for: &Cell<&'static str>) -> Outcome {
+    let mut link = Link::open(target).await.map_err(|error| connect_fault(&error))?;
+    waiting_for.set("an answer");
     let mut bytes = Vec::new();
-    let mut step = probe.begin(current.is_some(), now_ns);
+    let mut step = probe.connected();
     loop {
         let send = match step {
-            Step::Connect => {
-                drop(current.take());
-                waiting_for.set("a connection");
-                current = Some(Link::open(target).await.map_err(connect_fault)?);
-                fresh = true;
-                step = probe.connected();
-                continue;
-            }
-            Step::Done { outcome, then } => {
-                *link = current.and_then(|current| current.leave_as(&then)).filter(|_| then == Then::Keep);
-                return outcome;
-            }
             Step::Send(send) => send,
             Step::Read => Vec::new(),
+            Step::Done { outcome, reset } => {
+                if reset {
+                    link.reset();
+                }
+                return outcome;
+            }
         };
-        let Some(link) = current.as_mut() else {
-            return Err(Fault::Local("a check that speaks before it has connected".into()));
-        };
-        waiting_for.set("an answer");
         bytes.clear();
         step = match link.exchange(&send, &mut bytes).await {
             Ok(0) => probe.closed(),
-            Ok(_) => {
-                fresh = true;
-                probe.received(&bytes)
-            }
-            // A server may give up a connection that was kept at any time, and by a reset.
-            Err(_) if !fresh => probe.closed(),
+            Ok(_) => probe.received(&bytes),
             Err(error) => return Err(Fault::Broken(words(&error))),
         };
     }
@@ -88,9 +65,7 @@ impl Link {
                 if let Some(source) = target.source {
                     socket.bind(SocketAddr::new(source, 0))?;
                 }
-                let stream = socket.connect(*inet).await?;
-                stream.set_nodelay(true)?;
-                Ok(Link::Tcp(stream))
+                socket.connect(*inet).await.map(Link::Tcp)
             }
             Address::Unix(path) => UnixStream::connect(path).await.map(Link::Unix),
         }
@@ -111,35 +86,18 @@ impl Link {
         }
     }
 
-    /// Does what is to be done when a check is over; gives the connection back if it still stands.
-    fn leave_as(self, then: &Then) -> Option<Self> {
-        match then {
-            Then::Keep => return Some(self),
-            Then::Close(last_words) => self.say_last(last_words),
-            Then::Reset => {
-                if let Link::Tcp(stream) = &self {
-                    // What cannot be reset is closed.
-                    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
-                }
-            }
+    /// Has its end be a reset.
+    fn reset(&self) {
+        if let Link::Tcp(stream) = self {
+            // What cannot be reset is closed.
+            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
         }
-        None
-    }
-
-    /// Sends last words as far as they can be sent at once, and closes.
-    pub(super) fn say_last(&self, words: &[u8]) {
-        // Whoever does not take a few bytes on an idle connection has its own troubles.
-        let _ = match self {
-            _ if words.is_empty() => Ok(0),
-            Link::Tcp(stream) => stream.try_write(words),
-            Link::Unix(stream) => stream.try_write(words),
-        };
     }
 }
 
 /// What an error of connect(2), or of what comes before it, says of the server.
-fn connect_fault(error: io::Error) -> Fault {
-    let text = words(&error);
+fn connect_fault(error: &io::Error) -> Fault {
+    let text = words(error);
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ECONNREFUSED | Errno::ENOENT | Errno::ECONNRESET) => Fault::Refused,
         Some(

@@ -153,7 +153,7 @@ fn t12_refused_and_unreachable() {
         let ground = Ground::new();
         let (one, two) = (net.one.serve(80, say("one")), net.two.serve(80, say("two")));
         let front = net.balancer.port(FRONT);
-        let mut ringway = Ringway::start(&ground, &one_pool(front, &[one.address(), two.address()], ""));
+        let mut ringway = Ringway::start(&ground, &one_pool(front, &[one.address(), two.address()], "eject = \"off\""));
         let baseline = Baseline::of(&ringway);
         // The kernel gives one ICMP error a second by default.
         net.one.set("icmp_ratelimit", "0");
