@@ -93,7 +93,7 @@ impl Load {
     /// The load of a server with so many sessions more. It is usable, so it has a weight.
     fn of(server: &Server, more: u64) -> Self {
         let active = server.ledger.active.load(Ordering::Relaxed);
-        Self { sessions: u64::from(active) + more, weight: server.weight.into() }
+        Self { sessions: u64::from(active) + more, weight: u64::from(server.weight) * u64::from(server.ledger.share()) }
     }
 
     fn compare(self, other: Self) -> std::cmp::Ordering {

@@ -26,9 +26,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::base::digest::digest_of_client;
 use crate::base::limits::ATTEMPTS_MAX;
 use crate::config::ledger::Overlook;
-use crate::config::plan::{Policy, Pool, Server};
+use crate::config::plan::{Policy, Pool, RoleWish, Server, ServerRole};
 
 mod load;
+mod roles;
 mod source;
 
 /// Servers one session has tried already; at most `connect_attempts` of them.
@@ -38,6 +39,10 @@ pub struct Tried {
     count: u8,
     /// What a pick for it overlooks meanwhile.
     overlook: Overlook,
+    /// The role a server must have; `None`: any, or none.
+    role: Option<ServerRole>,
+    /// Draws whether a replica that is behind is to be had this time; `None`: it is.
+    lot: Option<u64>,
 }
 
 /// Draws (from the rotation, of chance, from a table) before a pick falls back to looking at every server. Draws keep the
@@ -54,6 +59,8 @@ pub struct Caller<'a> {
     pub address: Option<IpAddr>,
     /// A number nobody can foresee.
     pub random: u64,
+    /// Whom it wants.
+    pub wish: Option<RoleWish>,
 }
 
 /// What a pick came to.
@@ -88,6 +95,9 @@ impl Tried {
 
 /// Chooses a server for a session, and claims a place on it.
 pub fn pick(pool: &Pool, caller: &Caller<'_>) -> Pick {
+    if let Some(wish) = caller.wish {
+        return roles::pick(pool, caller, wish);
+    }
     match pick_of(pool, caller, false) {
         Pick::None => last_resort(pool, caller),
         chosen => chosen,
@@ -205,7 +215,11 @@ fn first_usable(pool: &Pool, tried: &Tried, backup: bool) -> Pick {
 
 fn usable(pool: &Pool, index: u16, tried: &Tried) -> bool {
     let server = &pool.servers[usize::from(index)];
-    server.weight > 0 && server.ledger.is_usable(tried.overlook) && !tried.has(index)
+    let serves = match tried.role {
+        None => server.ledger.is_usable(tried.overlook),
+        Some(role) => roles::serves(server, role, tried),
+    };
+    server.weight > 0 && serves && !tried.has(index)
 }
 
 /// The servers with room for this session, backups or the others.

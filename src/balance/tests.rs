@@ -52,7 +52,7 @@ fn ask(pool: &Pool, tried: &Tried) -> Pick {
 /// The `n`th client, and the `n`th number.
 fn ask_as(pool: &Pool, tried: &Tried, n: u32) -> Pick {
     let address = Some(IpAddr::from(Ipv4Addr::from(0x0A00_0000 + n)));
-    pick(pool, &Caller { tried, address, random: mix(n.into()) })
+    pick(pool, &Caller { tried, address, random: mix(n.into()), wish: None })
 }
 
 #[test]

@@ -8,17 +8,20 @@ use toml::de::DeValue;
 use super::complaints::{At, Located, quote};
 use super::keys::{self, Keys};
 use super::limits;
+use super::mysql;
 use super::plan::{Care, Check, CheckPace, Eject, HttpQuestion, Kind, OnDown, Question};
 use super::print::{duration, string};
 use super::read::{Reader, Section, Value, kind, tick};
 use super::value;
 
 /// Reads all of them, and where `check` was given.
-pub(super) fn care(reader: &mut Reader<'_>, section: &Section<'_, '_>, pool: Kind) -> (Care, Option<At>) {
+pub(super) fn care(reader: &mut Reader<'_>, section: &Section<'_, '_>, pool: Kind) -> (Care, Option<At>, bool) {
     let mut care = Care { eject: Some(limits::EJECT_DEFAULT), ..Care::default() };
     let mut check_at = None;
+    let mut check_off = false;
     if let Some(value) = section.table.get("check") {
-        care.check = check(reader, value);
+        check_off = matches!(value.get_ref(), DeValue::String(text) if text == "off");
+        care.check = if check_off { None } else { check(reader, value) };
         check_at = Some(value.span());
     }
     if let Some(value) = section.table.get("eject") {
@@ -30,11 +33,12 @@ pub(super) fn care(reader: &mut Reader<'_>, section: &Section<'_, '_>, pool: Kin
         reader.advise(&value.span(), "`fail_open` is not for a pool of kind \"mysql\"", help);
     }
     let words = [("keep", OnDown::Keep), ("close", OnDown::Close)];
-    care.on_down = reader.choice(section, "on_down", &words, &[]).unwrap_or(match pool {
+    let profile = match pool {
         Kind::Tcp => OnDown::Keep,
         Kind::Mysql => OnDown::Close,
-    });
-    (care, check_at)
+    };
+    care.on_down = reader.choice(section, "on_down", &words, &[]).unwrap_or(profile);
+    (care, check_at, check_off)
 }
 
 /// An inline table with keys of its own.
@@ -84,26 +88,31 @@ fn eject(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Eject> {
 }
 
 /// The types of a check, with the keys that only they have.
-const TYPES: [(&str, &[&str]); 3] = [
+const TYPES: [(&str, &[&str]); 4] = [
     ("tcp", &[]),
     ("send-expect", &["send", "send_hex", "expect", "expect_hex"]),
     ("http", &["path", "method", "host", "expect"]),
+    ("mysql", mysql::CHECK_KEYS),
 ];
 
 fn check(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Check> {
     const HELP: &str = "write { type = \"tcp\" }, or { type = \"http\", path = \"/healthz\" }";
     let section = inline(reader, "check", value, &keys::CHECK, HELP)?;
     let Some(written) = section.table.get("type") else {
-        reader.advise(&section.at, "`check` has no `type`", "add `type = \"tcp\"`, \"send-expect\" or \"http\"");
+        reader.advise(
+            &section.at,
+            "`check` has no `type`",
+            "add `type = \"tcp\"`, \"send-expect\", \"http\" or \"mysql\"",
+        );
         return None;
     };
     let word = reader.string("type", written)?;
     let Some((word, _)) = TYPES.into_iter().find(|(name, _)| *name == word.value) else {
-        reader.refuse_word("type", &word, &TYPES.map(|(name, _)| name), &["mysql"]);
+        reader.refuse_word("type", &word, &TYPES.map(|(name, _)| name), &[]);
         return None;
     };
     others_keys(reader, &section, word);
-    let pace = pace(reader, &section);
+    let pace = pace(reader, &section, word);
     let address = section.table.get("address").and_then(|value| {
         let text = reader.string("address", value)?;
         if let Ok(socket) = text.value.parse::<SocketAddr>() {
@@ -114,12 +123,18 @@ fn check(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Check> {
         reader.check(&text.at, value::ip(&text.value)).map(|address| address.value)
     });
     let port = reader.count(&section, "port", limits::PORT).and_then(|port| u16::try_from(port.value).ok());
+    let mut roles = None;
     let question = match word {
+        "mysql" => {
+            let (question, terms) = mysql::question(reader, &section)?;
+            roles = Some(terms);
+            question
+        }
         "http" => Question::Http(http(reader, &section)?),
         "send-expect" => send_expect(reader, &section)?,
         _ => Question::Tcp,
     };
-    Some(Check { question, address, port, pace })
+    Some(Check { question, address, port, pace, roles })
 }
 
 /// Refuses keys that belong to another type.
@@ -135,12 +150,16 @@ fn others_keys(reader: &mut Reader<'_>, section: &Section<'_, '_>, word: &str) {
     }
 }
 
-fn pace(reader: &mut Reader<'_>, section: &Section<'_, '_>) -> CheckPace {
+fn pace(reader: &mut Reader<'_>, section: &Section<'_, '_>, word: &str) -> CheckPace {
+    let (interval_limit, timeout_limit) = match word {
+        "mysql" => (&limits::CHECK_INTERVAL_MYSQL, &limits::CHECK_TIMEOUT_MYSQL),
+        _ => (&limits::CHECK_INTERVAL, &limits::CHECK_TIMEOUT),
+    };
     let mut ms = |key: &str, limit: &limits::Millis| reader.duration(section, key, limit);
-    let interval = ms("interval", &limits::CHECK_INTERVAL);
+    let interval = ms("interval", interval_limit);
     let fast = ms("fast_interval", &limits::CHECK_FAST);
-    let timeout = ms("timeout", &limits::CHECK_TIMEOUT);
-    let interval_ms = interval.map_or(limits::CHECK_INTERVAL.default, |found| found.value);
+    let timeout = ms("timeout", timeout_limit);
+    let interval_ms = interval.map_or(interval_limit.default, |found| found.value);
     let fast_ms = match fast {
         Some(fast) if fast.value > interval_ms => {
             let message = format!("`fast_interval` is longer than `interval` ({})", duration(interval_ms));
@@ -157,7 +176,7 @@ fn pace(reader: &mut Reader<'_>, section: &Section<'_, '_>) -> CheckPace {
     CheckPace {
         interval_ms,
         fast_ms,
-        timeout_ms: timeout.map_or(limits::CHECK_TIMEOUT.default, |found| found.value),
+        timeout_ms: timeout.map_or(timeout_limit.default, |found| found.value),
         rise: times("rise", limits::CHECK_RISE_DEFAULT),
         fall: times("fall", limits::CHECK_FALL_DEFAULT),
     }
@@ -278,9 +297,10 @@ pub(super) fn print_eject(eject: Option<Eject>) -> String {
 
 /// `check` as its value in the file; `None` when there is none.
 pub(super) fn print_check(check: Option<&Check>) -> Option<String> {
-    let Check { question, address, port, pace } = check?;
+    let Check { question, address, port, pace, roles } = check?;
     let mut parts = Vec::new();
     match question {
+        Question::Mysql(question) => parts.extend(mysql::print(question, roles.as_ref())),
         Question::Tcp => parts.push("type = \"tcp\"".to_owned()),
         Question::SendExpect { send, expect } => {
             parts.push("type = \"send-expect\"".to_owned());

@@ -55,7 +55,9 @@ fn find<T>(list: &[Arc<T>], name: &str, named: impl Fn(&T) -> &str) -> Option<Ar
 }
 
 fn same_listener(draft: &ListenerDraft, pool: &Arc<Pool>, old: &Listener) -> bool {
-    Arc::ptr_eq(pool, &old.pool) && draft.binds.iter().map(|bind| &bind.value).eq(&old.binds)
+    Arc::ptr_eq(pool, &old.pool)
+        && draft.role.as_ref().map(|role| role.value) == old.role
+        && draft.binds.iter().map(|bind| &bind.value).eq(&old.binds)
 }
 
 fn same_pool(draft: &PoolDraft, old: &Pool) -> bool {
@@ -80,6 +82,7 @@ fn compile_listener(draft: &ListenerDraft, pool: Arc<Pool>, registry: &mut Regis
         name: draft.name.value.clone(),
         binds: draft.binds.iter().map(|bind| bind.value.clone()).collect(),
         pool,
+        role: draft.role.as_ref().map(|role| role.value),
         ledger: registry.listener(&draft.name.value),
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::checks::{print_check, print_eject};
-use super::plan::{Address, Care, Listener, Plan, Pool, Server, Terms};
+use super::plan::{Address, Care, Listener, Plan, Pool, RoleWish, Server, Terms};
 use super::print;
 
 /// The difference between a running plan and the one that would follow it.
@@ -59,6 +59,9 @@ pub struct ListenerDiff {
     pub closed: Vec<String>,
     /// The pool that new sessions go to; with its old value when it changes.
     pub pool: Option<Setting>,
+    /// The role that new sessions want; with its old value when it changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<Setting>,
 }
 
 /// What happens to a pool.
@@ -182,14 +185,20 @@ fn listener(old: Option<&Listener>, new: Option<&Listener>) -> Option<ListenerDi
         all.iter().filter(kept).map(Address::to_string).collect()
     };
     let name = |listener: Option<&Listener>| listener.map_or_else(none, |listener| print::string(&listener.pool.name));
+    let role = |listener: Option<&Listener>| match listener.and_then(|listener| listener.role) {
+        None => "any".to_owned(),
+        Some(RoleWish { role, fallback: false }) => print::string(role.name()),
+        Some(RoleWish { role, fallback: true }) => format!("{} or the primary", print::string(role.name())),
+    };
     let found = ListenerDiff {
         name: either.name.to_string(),
         change: change(old, new),
         opened: binds(new, old),
         closed: binds(old, new),
         pool: changed([("pool", name(old), name(new))]).pop(),
+        role: changed([("role", role(old), role(new))]).pop(),
     };
-    let same = found.opened.is_empty() && found.closed.is_empty() && found.pool.is_none();
+    let same = found.opened.is_empty() && found.closed.is_empty() && found.pool.is_none() && found.role.is_none();
     (!same).then_some(found)
 }
 
@@ -349,6 +358,7 @@ impl fmt::Display for ListenerDiff {
                     what.push(format!("closes {} (its sessions go on)", self.closed.join(", ")));
                 }
                 what.extend(pool.map(|pool| format!("{pool} for new sessions")));
+                what.extend(self.role.as_ref().map(|role| format!("{role} for new sessions")));
                 writeln!(f, "~ listener {}: {}", self.name, what.join("; "))
             }
         }

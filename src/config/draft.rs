@@ -9,7 +9,7 @@ use toml::de::DeTable;
 
 use super::complaints::{At, Complaints, Located};
 use super::limits::FILE_BYTES_MAX;
-use super::plan::{Address, Admin, Care, Global, Kind, Log, Policy, Terms};
+use super::plan::{Address, Admin, Care, Global, Kind, Log, Policy, RoleWish, Terms};
 use super::read::Reader;
 use super::{rules, sections, syntax};
 
@@ -32,6 +32,8 @@ pub(super) struct ListenerDraft {
     pub(super) name: Located<Arc<str>>,
     pub(super) binds: Vec<Located<Address>>,
     pub(super) pool: Located<String>,
+    /// With where it was given.
+    pub(super) role: Option<Located<RoleWish>>,
 }
 
 #[derive(Clone, Debug)]
@@ -51,6 +53,8 @@ pub(super) struct PoolDraft {
     pub(super) care: Care,
     /// Where `check` was given.
     pub(super) check_at: Option<At>,
+    /// `check = "off"`.
+    pub(super) check_off: bool,
 }
 
 #[derive(Clone, Debug)]

@@ -24,8 +24,8 @@ pub(super) const LOG: Keys = Keys { place: "[log]", now: &["target", "format", "
 pub(super) const ADMIN: Keys = Keys { place: "[admin]", now: &["socket", "http"], later: &[] };
 pub(super) const LISTENER: Keys = Keys {
     place: "[listeners.NAME]",
-    now: &["bind", "pool"],
-    later: &["allow", "deny", "accept_proxy", "limit", "role", "routes"],
+    now: &["bind", "pool", "role", "fallback"],
+    later: &["allow", "deny", "accept_proxy", "limit", "routes"],
 };
 pub(super) const POOL: Keys = Keys {
     place: "[pools.NAME]",
@@ -74,8 +74,17 @@ pub(super) const CHECK: Keys = Keys {
         "path",
         "method",
         "host",
+        "user",
+        "password_file",
+        "tls",
+        "tls_ca",
+        "tls_name",
+        "max_lag",
+        "lag_soft",
+        "on_split",
+        "role_grace",
     ],
-    later: &["tls", "sni", "verify"],
+    later: &["sni", "verify"],
 };
 
 pub(super) const QUEUE: Keys = Keys { place: "`queue`", now: &["limit", "timeout"], later: &[] };

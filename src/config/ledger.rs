@@ -4,7 +4,7 @@
 //! [`Registry`] remembers ledgers weakly: one that neither a plan nor a live session points to is gone.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::counter::{Counter, Gauge, PerWorker};
 use crate::base::histogram::Histogram;
+
+use super::plan::{RoleWish, ServerRole};
 
 /// Statistics of one listener, kept by its name.
 #[derive(Debug)]
@@ -58,6 +60,10 @@ pub struct PoolLedger {
     pub tally: PerWorker<PoolTally>,
     /// Length of checks of its servers; the control thread writes it.
     pub checks: Histogram,
+    /// More than one of its servers takes writes; the control thread writes it.
+    pub split: AtomicBool,
+    /// Times another server became primary, or none; the control thread writes it.
+    pub role_changes: Counter,
 }
 
 /// Sessions that wait for a place on a server of a pool, over all workers.
@@ -136,7 +142,8 @@ pub struct PoolTally {
 pub struct ServerLedger {
     /// Sessions connected or connecting now, over all workers; `max_connections` looks at it.
     pub active: AtomicU32,
-    /// All that a pick asks, in one word: [`Standing`] in bits 0 and 1, [`Health`] in 2 and 3, and [`EJECTED`].
+    /// All that a pick asks, in one word: [`Standing`] in bits 0 and 1, [`Health`] in 2 and 3, [`EJECTED`], and [`Office`]
+    /// from bit 5 on.
     state: AtomicU32,
     /// Connects that failed in a row.
     failures: AtomicU32,
@@ -231,6 +238,31 @@ const UNPROVEN: u32 = (Health::Checking as u32) << HEALTH_SHIFT;
 /// Connects have failed in a row; it gets a rest.
 const EJECTED: u32 = 1 << 4;
 
+/// What a server of a pool with roles is, from bit 5 on: 1 for the primary, 2 for a replica; from bit 8 on its share.
+const OFFICE: u32 = 0b11 << 5 | SHARE;
+const PRIMARY: u32 = 1 << 5;
+const REPLICA: u32 = 2 << 5;
+const SHARE_SHIFT: u32 = 8;
+const SHARE: u32 = 0x3FF << SHARE_SHIFT;
+
+/// The whole share of a replica.
+pub const SHARE_WHOLE: u16 = 1000;
+
+/// The role a server has now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Office {
+    /// None, or nobody asks.
+    #[default]
+    None,
+    /// It is the primary.
+    Primary,
+    /// It is a replica.
+    Replica {
+        /// Of its weight, in thousandths; 1 to [`SHARE_WHOLE`].
+        share: u16,
+    },
+}
+
 /// What speaks against a server, and may be overlooked when nobody is left of whom nothing does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overlook {
@@ -287,6 +319,50 @@ impl ServerLedger {
     /// Changes it; the next pick sees it.
     pub fn set_health(&self, health: Health) {
         self.set(HEALTH, (health as u32) << HEALTH_SHIFT);
+    }
+
+    /// The role it has.
+    pub fn office(&self) -> Office {
+        let state = self.state.load(Ordering::Relaxed);
+        match state & (PRIMARY | REPLICA) {
+            PRIMARY => Office::Primary,
+            REPLICA => Office::Replica { share: ((state & SHARE) >> SHARE_SHIFT) as u16 },
+            _ => Office::None,
+        }
+    }
+
+    /// Changes it; the next pick sees it.
+    pub fn set_office(&self, office: Office) {
+        let bits = match office {
+            Office::None => 0,
+            Office::Primary => PRIMARY,
+            Office::Replica { share } => REPLICA | (u32::from(share.min(SHARE_WHOLE)) << SHARE_SHIFT),
+        };
+        self.set(OFFICE, bits);
+    }
+
+    /// Whether it has this role.
+    #[inline]
+    pub fn holds(&self, role: ServerRole) -> bool {
+        let bit = match role {
+            ServerRole::Primary => PRIMARY,
+            ServerRole::Replica => REPLICA,
+        };
+        self.state.load(Ordering::Relaxed) & (PRIMARY | REPLICA) == bit
+    }
+
+    /// Whether a session that wishes for such a server may be with it.
+    pub fn suits(&self, wish: RoleWish) -> bool {
+        self.holds(wish.role) || wish.fallback && self.holds(ServerRole::Primary)
+    }
+
+    /// Its part of its weight, in thousandths: less than [`SHARE_WHOLE`] only for a replica that is behind.
+    #[inline]
+    pub fn share(&self) -> u16 {
+        match self.office() {
+            Office::Replica { share } => share,
+            Office::None | Office::Primary => SHARE_WHOLE,
+        }
     }
 
     /// Whether it is ejected.
@@ -368,6 +444,8 @@ impl Registry {
             line: Line::new(workers),
             tally: PerWorker::new(workers),
             checks: Histogram::default(),
+            split: AtomicBool::new(false),
+            role_changes: Counter::default(),
         })
     }
 
@@ -436,6 +514,27 @@ mod tests {
             }
         }
         assert_eq!(answers, "101000000000000000000000");
+    }
+
+    #[test]
+    fn a_role_is_kept_beside_all_else() {
+        let ledger = Registry::new(1).server("db", "a", "10.0.0.1:3306");
+        ledger.set_health(Health::Down);
+        let reads = |fallback| RoleWish { role: ServerRole::Replica, fallback };
+        for (office, primary, replica, fallback, share) in [
+            (Office::None, false, false, false, 1000),
+            (Office::Primary, true, false, true, 1000),
+            (Office::Replica { share: 1000 }, false, true, true, 1000),
+            (Office::Replica { share: 1 }, false, true, true, 1),
+        ] {
+            ledger.set_office(office);
+            assert_eq!((ledger.office(), ledger.share(), ledger.health()), (office, share, Health::Down));
+            let held = [ServerRole::Primary, ServerRole::Replica].map(|role| ledger.holds(role));
+            assert_eq!(held, [primary, replica]);
+            assert_eq!((ledger.suits(reads(false)), ledger.suits(reads(true))), (replica, fallback));
+        }
+        ledger.set_health(Health::Up);
+        assert_eq!(ledger.office(), Office::Replica { share: 1 });
     }
 
     #[test]

@@ -102,6 +102,20 @@ pub const CHECK_INTERVAL: Millis = Millis { default: 2 * SECOND, least: 10, most
 pub const CHECK_FAST: Millis = Millis { default: 500, least: 10, most: DAY, zero: None };
 /// `check.timeout`.
 pub const CHECK_TIMEOUT: Millis = Millis { default: 2 * SECOND, least: 1, most: 10 * MINUTE, zero: None };
+/// `check.interval` and `check.timeout` of `type = "mysql"`: a change of roles should be seen within a second.
+pub const CHECK_INTERVAL_MYSQL: Millis = Millis { default: SECOND, ..CHECK_INTERVAL };
+/// See [`CHECK_INTERVAL_MYSQL`].
+pub const CHECK_TIMEOUT_MYSQL: Millis = Millis { default: 800, ..CHECK_TIMEOUT };
+/// `check.max_lag`.
+pub const MAX_LAG: Millis = Millis { default: 0, least: SECOND, most: 30 * DAY, zero: Some("any lag will do") };
+/// `check.lag_soft`; half of `max_lag` when it is absent.
+pub const LAG_SOFT: Millis = Millis { default: 0, least: SECOND, most: 30 * DAY, zero: Some("none") };
+/// `check.role_grace`.
+pub const ROLE_GRACE: Millis = Millis { default: 5 * SECOND, least: 1, most: DAY, zero: Some("none") };
+/// Longest `check.user` (MySQL allows 32, MariaDB 128).
+pub const MYSQL_USER_CHARACTERS_MAX: usize = 128;
+/// Longest `check.tls_name`, in bytes: a name of the DNS.
+pub const TLS_NAME_MAX: usize = 253;
 /// `check.rise` and `check.fall`.
 pub const CHECK_TIMES: Count = Count::new(1, 100);
 /// `check.rise` when it is absent.

@@ -15,6 +15,7 @@ mod keys;
 pub mod ledger;
 pub mod limits;
 mod maglev;
+mod mysql;
 pub mod plan;
 mod pools;
 mod print;

@@ -128,6 +128,8 @@ pub struct Listener {
     pub binds: Vec<Address>,
     /// Where its sessions go.
     pub pool: Arc<Pool>,
+    /// To servers of which role there; `None`: to any.
+    pub role: Option<RoleWish>,
     /// Its counts.
     pub ledger: Arc<ListenerLedger>,
 }
@@ -294,6 +296,103 @@ pub struct Check {
     pub port: Option<u16>,
     /// How often, and what a result means.
     pub pace: CheckPace,
+    /// What follows from the roles that servers say they have; of [`Question::Mysql`] only.
+    pub roles: Option<RoleTerms>,
+}
+
+/// A role of a MySQL server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerRole {
+    /// It takes writes.
+    Primary,
+    /// It follows the primary, closely enough.
+    Replica,
+}
+
+impl ServerRole {
+    /// The word in file, log and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ServerRole::Primary => "primary",
+            ServerRole::Replica => "replica",
+        }
+    }
+}
+
+/// `listeners.*.role` and `fallback`: whom sessions go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoleWish {
+    /// Servers of this role only.
+    pub role: ServerRole,
+    /// The primary, while no replica can be had.
+    pub fallback: bool,
+}
+
+/// What a pool makes of the roles of its servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoleTerms {
+    /// Up to this lag a replica has its whole share, in seconds.
+    pub lag_soft_s: u32,
+    /// From this lag on it has none; `None`: any lag that is known will do.
+    pub lag_max_s: Option<u32>,
+    /// What to do when more than one server takes writes.
+    pub on_split: OnSplit,
+    /// How long a busy session may stay with a server that has lost its role, in milliseconds.
+    pub grace_ms: u32,
+}
+
+/// `check.on_split`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnSplit {
+    /// The last primary stays, if it is one of them.
+    KeepLast,
+    /// Nobody is primary.
+    Deny,
+}
+
+impl OnSplit {
+    /// Both.
+    pub const ALL: [OnSplit; 2] = [OnSplit::KeepLast, OnSplit::Deny];
+
+    /// The word in the file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            OnSplit::KeepLast => "keep-last",
+            OnSplit::Deny => "deny",
+        }
+    }
+}
+
+/// `check` of `type = "mysql"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MysqlQuestion {
+    /// The account.
+    pub user: Arc<str>,
+    /// Where its password is; read anew for each connection. `None`: it has none.
+    pub password_file: Option<Arc<Path>>,
+    /// Whether it logs in through TLS.
+    pub tls: MysqlTls,
+}
+
+/// `check.tls` of `type = "mysql"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MysqlTls {
+    /// No TLS.
+    Off,
+    /// TLS with whoever answers.
+    Require,
+    /// The server's certificate must be of these authorities.
+    VerifyCa {
+        /// Their certificates (PEM).
+        ca: Arc<Path>,
+    },
+    /// And for this name.
+    VerifyFull {
+        /// Certificates of the authorities (PEM).
+        ca: Arc<Path>,
+        /// The name.
+        name: Arc<str>,
+    },
 }
 
 /// How often a server is checked, and what a result means. A change of it leaves the verdict as it is.
@@ -325,6 +424,8 @@ pub enum Question {
     },
     /// Which status has its answer to an HTTP request?
     Http(HttpQuestion),
+    /// Which role does it have, and how far is it behind?
+    Mysql(MysqlQuestion),
 }
 
 /// `check` of `type = "http"`.

@@ -36,7 +36,7 @@ pub(super) fn pools(reader: &mut Reader<'_>, root: &Section<'_, '_>, seen: &mut 
         let (servers, broken) = servers(reader, &name.value, &section);
         let (terms, sources_at) = terms(reader, &section, kind);
         let queue_at = section.table.get("queue").map_or(section.at.clone(), |value| value.span());
-        let (care, check_at) = care(reader, &section, kind);
+        let (care, check_at, check_off) = care(reader, &section, kind);
         let servers_at = section.table.get("servers").map_or(section.at.clone(), |value| value.span());
         list.push(PoolDraft {
             name,
@@ -50,6 +50,7 @@ pub(super) fn pools(reader: &mut Reader<'_>, root: &Section<'_, '_>, seen: &mut 
             sources_at,
             care,
             check_at,
+            check_off,
         });
     }
     list

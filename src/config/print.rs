@@ -61,6 +61,12 @@ impl Draft {
             let binds = listener.binds.iter().map(|bind| string(&bind.value.to_string()));
             writeln!(out, "bind = [{}]", binds.collect::<Vec<_>>().join(", "))?;
             writeln!(out, "pool = {}", string(&listener.pool.value))?;
+            if let Some(wish) = &listener.role {
+                writeln!(out, "role = \"{}\"", wish.value.role.name())?;
+                if wish.value.fallback {
+                    writeln!(out, "fallback = \"primary\"")?;
+                }
+            }
         }
         self.pools.iter().try_for_each(|pool| write_pool(out, pool))
     }
@@ -95,7 +101,7 @@ fn write_pool(out: &mut String, pool: &PoolDraft) -> std::fmt::Result {
     let care = &pool.care;
     match print_check(care.check.as_ref()) {
         Some(check) => writeln!(out, "check = {check}")?,
-        None => writeln!(out, "# check: none")?,
+        None => writeln!(out, "check = \"off\"")?,
     }
     writeln!(out, "eject = {}", print_eject(care.eject))?;
     writeln!(out, "fail_open = {}", care.fail_open)?;

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use super::complaints::{At, did_you_mean, quote};
 use super::draft::{Draft, PoolDraft};
 use super::maglev;
+use super::mysql;
 use super::plan::{Address, Policy};
 use super::read::Reader;
 use super::sections::Seen;
@@ -31,6 +32,7 @@ pub(super) fn check(reader: &mut Reader<'_>, draft: &Draft, seen: &Seen) {
         checks_find_servers(reader, pool);
     }
     maglev_tables_fit(reader, draft);
+    mysql::rules(reader, draft);
 }
 
 /// Said once, of the pool whose table is one too many.

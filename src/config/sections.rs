@@ -9,6 +9,7 @@ use super::complaints::{At, Located, did_you_mean, quote};
 use super::draft::{Draft, ListenerDraft};
 use super::keys::{self, Keys};
 use super::limits;
+use super::mysql;
 use super::plan::{Address, Admin, Engine, Global, Log, LogFormat, LogTarget, Workers};
 use super::pools::pools;
 use super::read::{Reader, Section, kind};
@@ -254,7 +255,8 @@ fn listeners(reader: &mut Reader<'_>, root: &Section<'_, '_>, seen: &mut Seen) -
             }
         };
         if let Some(pool) = pool {
-            list.push(ListenerDraft { name, binds, pool });
+            let role = mysql::wish(reader, &section);
+            list.push(ListenerDraft { name, binds, pool, role });
         }
     }
     list

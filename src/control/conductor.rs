@@ -181,7 +181,7 @@ impl Conductor {
         if leave == Leave::Drain {
             self.drain(&mut signals).await;
         }
-        self.prober.dismiss();
+        self.prober.dismiss().await;
         let stopped = self.stop().await;
         let outcome = match leave {
             Leave::WorkerGone(worker) => Err(Failure::WorkerGone(worker)),

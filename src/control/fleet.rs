@@ -36,7 +36,7 @@ enum ControlBell {
 #[derive(Clone, Debug, Default)]
 struct Unsent {
     new_scene: bool,
-    /// At most one a server.
+    /// At most one a server and kind.
     evictions: VecDeque<Arc<Eviction>>,
     drain: bool,
     stop: bool,
@@ -75,7 +75,9 @@ impl Fleet {
     /// Has every worker end the sessions of a server.
     pub(super) fn evict(&mut self, order: &Arc<Eviction>) {
         for unsent in &mut self.unsent {
-            unsent.evictions.retain(|waiting| !Arc::ptr_eq(&waiting.server, &order.server));
+            unsent
+                .evictions
+                .retain(|waiting| !Arc::ptr_eq(&waiting.server, &order.server) || waiting.whom != order.whom);
             unsent.evictions.push_back(Arc::clone(order));
         }
         self.deliver();
@@ -190,12 +192,13 @@ mod tests {
     use super::*;
     use crate::config::ledger::Registry;
     use crate::dataplane::ending::Ending;
+    use crate::dataplane::evict::Whom;
 
     #[test]
     fn letters_go_out_in_order_and_once() {
         let mut unsent = Unsent::default();
         let server = Registry::new(1).server("web", "a", "10.0.0.1:80");
-        unsent.evictions.push_back(Arc::new(Eviction { server, ending: Ending::ServerDown }));
+        unsent.evictions.push_back(Arc::new(Eviction { server, ending: Ending::ServerDown, whom: Whom::All }));
         for word in [Word::Stop, Word::NewScene, Word::Drain, Word::NewScene] {
             unsent.add(word);
         }

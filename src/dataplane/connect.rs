@@ -44,6 +44,7 @@ impl Shard {
             last: None,
             tried: Tried::default(),
             sources_tried: 0,
+            answered: false,
             settled: false,
             prompt: false,
             refusal: None,
@@ -177,7 +178,8 @@ impl Shard {
         if session.phase != Phase::Queued && Self::must_queue(pool, &life.tried) {
             return Pick::Full;
         }
-        balance::pick(pool, &Caller { tried: &life.tried, address: life.peer.map(|peer| peer.ip()), random })
+        let (tried, address, wish) = (&life.tried, life.peer.map(|peer| peer.ip()), session.listener.role);
+        balance::pick(pool, &Caller { tried, address, random, wish })
     }
 
     /// Takes note of the server that was picked for a session.

@@ -46,6 +46,8 @@ pub enum Ending {
     PeerVanished,
     /// The server was found down, and the pool has `on_down = "close"`.
     ServerDown,
+    /// The server has lost the role that the listener wants.
+    RoleLost,
     /// The daemon stopped before the session did.
     Shutdown,
     /// Out of a local resource: descriptors, memory, buffers.
@@ -56,7 +58,7 @@ pub enum Ending {
 
 impl Ending {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Ending; 23] = [
+    pub const ALL: [Ending; 24] = [
         Ending::Done,
         Ending::ClientReset,
         Ending::ClientGone,
@@ -77,6 +79,7 @@ impl Ending {
         Ending::Lifetime,
         Ending::PeerVanished,
         Ending::ServerDown,
+        Ending::RoleLost,
         Ending::Shutdown,
         Ending::Resource,
         Ending::Internal,
@@ -105,6 +108,7 @@ impl Ending {
             Ending::Lifetime => "lifetime",
             Ending::PeerVanished => "peer_vanished",
             Ending::ServerDown => "server_down",
+            Ending::RoleLost => "role_lost",
             Ending::Shutdown => "shutdown",
             Ending::Resource => "resource",
             Ending::Internal => "internal",
@@ -130,7 +134,7 @@ impl Ending {
             Ending::HalfCloseTimeout => "cL",
             Ending::Lifetime => "LD",
             Ending::PeerVanished => "sD",
-            Ending::ServerDown => "DD",
+            Ending::ServerDown | Ending::RoleLost => "DD",
             Ending::Shutdown => "KD",
             Ending::Resource => "RD",
             Ending::Internal => "ID",

@@ -1,23 +1,51 @@
 //! The sessions of a server that is out are ended, a few in each turn, so that the others do not feel it.
+//!
+//! Those who are with a server that has lost its role go in two steps: the idle at once, for whom nothing is under way (the
+//! last bytes went to the client, as after an answer), the rest when their grace is over; and never so many at once that
+//! all of them come back to the new primary together.
 
 use std::sync::Arc;
 
 use super::ending::Ending;
-use super::session::Phase;
+use super::pump::Pump;
+use super::session::{Phase, Session};
 use super::shard::Shard;
+use crate::base::slab::Key;
 use crate::config::ledger::ServerLedger;
 use crate::kernel::Kernel;
 
 /// Places in the table of sessions that are looked at in one turn.
 const PLACES_A_TURN: u32 = 256;
+/// Most sessions that are sent away from a server without its role in one turn, and the time to the next: 3 200 a second
+/// and worker, at most.
+const ASTRAY_A_TURN: u32 = 32;
+const ASTRAY_PAUSE_NS: u64 = 10_000_000;
+/// How often it is looked whether a busy session has become idle.
+const SWEEP_NS: u64 = 100_000_000;
 
-/// An order to end the sessions of a server. Those that are still being connected to it go on to another one.
+/// An order to end sessions of a server. Those that are still being connected to it go on to another one.
 #[derive(Clone, Debug)]
 pub struct Eviction {
     /// Whose.
     pub server: Arc<ServerLedger>,
     /// As what.
     pub ending: Ending,
+    /// Which of them.
+    pub whom: Whom,
+}
+
+/// Which sessions of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whom {
+    /// All.
+    All,
+    /// Those of listeners that want no role.
+    Roleless,
+    /// Those of listeners that want a role which it does not have.
+    Astray {
+        /// How long those that are busy may stay, in nanoseconds.
+        grace_ns: u64,
+    },
 }
 
 /// How far one has come.
@@ -25,33 +53,92 @@ pub struct Eviction {
 pub(super) struct Progress {
     order: Arc<Eviction>,
     next: u32,
+    /// When the table is looked through further, in nanoseconds.
+    due_ns: u64,
+    /// When it began to be looked through this time.
+    sweep_ns: u64,
+    /// From when on nobody is spared.
+    all_ns: u64,
+}
+
+/// What becomes of one session.
+enum Fate {
+    Stays,
+    /// It is ended, or goes on to another server.
+    Leaves,
 }
 
 impl Shard {
     /// Takes an order.
-    pub(super) fn begin_eviction(&mut self, order: Arc<Eviction>) {
-        self.evictions.push_back(Progress { order, next: 0 });
+    pub(super) fn begin_eviction(&mut self, order: Arc<Eviction>, now: u64) {
+        let grace_ns = match order.whom {
+            Whom::All | Whom::Roleless => 0,
+            Whom::Astray { grace_ns } => grace_ns,
+        };
+        let all_ns = now.saturating_add(grace_ns);
+        self.evictions.push_back(Progress { order, next: 0, due_ns: now, sweep_ns: now, all_ns });
     }
 
-    /// Goes on with the first order. Once a turn.
+    /// When the next order is gone on with, in nanoseconds.
+    pub(super) fn next_eviction_ns(&self) -> Option<u64> {
+        self.evictions.iter().map(|progress| progress.due_ns).min()
+    }
+
+    /// Goes on with the first order that is due. Once a turn.
     pub(super) fn evict(&mut self, now: u64, kernel: &mut impl Kernel) {
-        let Some(Progress { order, next }) = self.evictions.pop_front() else { return };
+        let Some(due) = self.evictions.iter().position(|progress| progress.due_ns <= now) else { return };
+        let Some(mut progress) = self.evictions.remove(due) else { return };
+        let is_paced = matches!(progress.order.whom, Whom::Astray { .. });
         let places = self.sessions.places();
-        let end = next.saturating_add(PLACES_A_TURN).min(places);
-        for key in (next..end).filter_map(|place| self.sessions.key_at(place)).collect::<Vec<_>>() {
-            let Some(session) = self.sessions.of(key) else { continue };
-            if !session.chosen().is_some_and(|server| Arc::ptr_eq(&server.ledger, &order.server)) {
-                continue;
+        let end = progress.next.saturating_add(PLACES_A_TURN).min(places);
+        let mut left = 0;
+        while progress.next < end && !(is_paced && left == ASTRAY_A_TURN) {
+            if let Some(key) = self.sessions.key_at(progress.next)
+                && let Fate::Leaves = self.judge(key, &progress, now, kernel)
+            {
+                left += 1;
             }
-            match session.phase {
-                Phase::Connecting { late: false } => self.connect_is_late(key, now, kernel),
-                Phase::Greeting => self.greeting_is_late(key, now, kernel),
-                Phase::Relaying => self.end(key, order.ending, 0, now, kernel),
-                Phase::Connecting { late: true } | Phase::Queued | Phase::Parting { .. } | Phase::Closing => {}
-            }
+            progress.next += 1;
         }
-        if end < places {
-            self.evictions.push_front(Progress { order, next: end });
+        progress.due_ns = if is_paced && left > 0 { now + ASTRAY_PAUSE_NS } else { now };
+        if progress.next < places {
+            self.evictions.push_front(progress);
+        } else if progress.sweep_ns < progress.all_ns {
+            let next_ns = (progress.sweep_ns + SWEEP_NS).min(progress.all_ns).max(progress.due_ns);
+            self.evictions.push_back(Progress { next: 0, due_ns: next_ns, sweep_ns: next_ns, ..progress });
         }
     }
+
+    fn judge(&mut self, key: Key, progress: &Progress, now: u64, kernel: &mut impl Kernel) -> Fate {
+        let order = &progress.order;
+        let Some(session) = self.sessions.of(key) else { return Fate::Stays };
+        if !session.chosen().is_some_and(|server| Arc::ptr_eq(&server.ledger, &order.server)) {
+            return Fate::Stays;
+        }
+        let role = session.listener.role;
+        let meant = match order.whom {
+            Whom::All => true,
+            Whom::Roleless => role.is_none(),
+            // Asked anew each time: it may have got the role back.
+            Whom::Astray { .. } => role.is_some_and(|role| !order.server.suits(role)),
+        };
+        let spared = matches!(order.whom, Whom::Astray { .. }) && now < progress.all_ns && !is_idle(session);
+        match session.phase {
+            _ if !meant => return Fate::Stays,
+            Phase::Connecting { late: false } => self.connect_is_late(key, now, kernel),
+            Phase::Greeting => self.greeting_is_late(key, now, kernel),
+            Phase::Relaying if spared => return Fate::Stays,
+            Phase::Relaying => self.end(key, order.ending, 0, now, kernel),
+            Phase::Connecting { late: true } | Phase::Parting { .. } | Phase::Queued | Phase::Closing => {
+                return Fate::Stays;
+            }
+        }
+        Fate::Leaves
+    }
+}
+
+/// Whether nothing is under way: the last bytes went to the client, and all of them.
+fn is_idle(session: &Session) -> bool {
+    let at_rest = |pump: &Pump| !pump.is_blocked() && !pump.queued && !pump.readable;
+    session.life.answered && at_rest(&session.up) && at_rest(&session.down)
 }

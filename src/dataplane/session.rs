@@ -89,6 +89,8 @@ pub struct Life {
     pub sources_tried: u8,
     /// Messages to the server no longer wait for each other (`TCP_NODELAY`).
     pub prompt: bool,
+    /// The last bytes went to the client.
+    pub answered: bool,
     /// Keepalive and user timeout are set.
     pub settled: bool,
     /// The error packet of the last server that sent one instead of a greeting: for the client, if no other server greets.

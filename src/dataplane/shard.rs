@@ -121,13 +121,14 @@ impl Shard {
 
     /// How long the worker may wait, in nanoseconds; `None`: until something happens.
     pub fn patience_ns(&self, now: u64) -> Option<u64> {
-        if !self.runnable.is_empty() || !self.evictions.is_empty() || self.called {
+        let evictions = self.next_eviction_ns();
+        if !self.runnable.is_empty() || self.called || evictions.is_some_and(|due_ns| due_ns <= now) {
             return Some(0);
         }
         let timers = self.wheel.next_ns();
         let doors = self.next_door_ns();
         let visits = self.visits.front().map(|visit| visit.due_ns);
-        let next = timers.into_iter().chain(doors).chain(visits).min()?;
+        let next = timers.into_iter().chain(evictions).chain(doors).chain(visits).min()?;
         Some(next.saturating_sub(now).max(1))
     }
 
@@ -192,7 +193,7 @@ impl Shard {
         match mail {
             Mail::NewScene => self.adopt(now, kernel),
             Mail::Connection { sock, listener, accepted_ns } => self.open(sock, listener, accepted_ns, now, kernel),
-            Mail::Evict(order) => self.begin_eviction(order),
+            Mail::Evict(order) => self.begin_eviction(order, now),
             Mail::Drain => self.leave(Mode::Draining, now, kernel),
             Mail::Stop => {
                 self.leave(Mode::Stopping, now, kernel);
@@ -360,6 +361,7 @@ impl Shard {
             session.life.first_byte_us = Some(us);
             session.listener.pool.ledger.tally.of(index).first_byte.record(u64::from(us));
         }
+        session.life.answered = direction == Direction::Down;
         let listener = session.listener.ledger.tally.of(index);
         let server = session.chosen().map(|server| server.ledger.tally.of(index));
         match direction {

@@ -176,15 +176,17 @@ impl CheckResult {
 
 const _: () = assert!(CheckResult::ALL.len() <= CHECK_RESULTS_MAX);
 
-/// The probe that asks `question`; `address` is where it asks, as a `Host` header may name it.
-pub fn probe(question: &Question, address: &str) -> Box<dyn Probe> {
-    match question {
+/// The probe that asks `question`; `address` is where it asks, as a `Host` header may name it. `None`: its
+/// probe is another, [`mysql::probe`].
+pub fn probe(question: &Question, address: &str) -> Option<Box<dyn Probe>> {
+    Some(match question {
+        Question::Mysql(_) => return None,
         Question::Tcp => Box::new(tcp::Tcp),
         Question::SendExpect { send, expect } => Box::new(send_expect::SendExpect::new(send.clone(), expect.clone())),
         Question::Http(HttpQuestion { method, path, host, expect }) => {
             Box::new(http::Http::new(method, path, host.as_deref().unwrap_or(address), expect.clone()))
         }
-    }
+    })
 }
 
 /// Bytes of an answer for people: the first few, made printable.

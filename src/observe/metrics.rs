@@ -15,7 +15,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use crate::base::histogram::{BOUNDS_US, Histogram};
-use crate::config::ledger::{Health, PoolLedger, PoolTally, Standing};
+use crate::config::ledger::{Health, Office, PoolLedger, PoolTally, SHARE_WHOLE, Standing};
 use crate::config::plan::{Kind, Listener, Plan, Pool, Server};
 use crate::dataplane::ending::{ConnectResult, Ending, GreetingError, Refusal};
 use crate::health::CheckResult;
@@ -61,6 +61,18 @@ pub fn state(server: &Server) -> &'static str {
         (Standing::Ready, _, true) => "ejected",
         (Standing::Ready, Health::Checking, false) => "unknown",
         (Standing::Ready, Health::Up | Health::Unchecked, false) => "up",
+    }
+}
+
+/// What `role` of `ringway_server_role` can be. One of them is 1.
+pub const ROLES: [&str; 3] = ["primary", "replica", "none"];
+
+/// The role of a server, out of [`ROLES`].
+pub fn role(server: &Server) -> &'static str {
+    match server.ledger.office() {
+        Office::Primary => "primary",
+        Office::Replica { .. } => "replica",
+        Office::None => "none",
     }
 }
 
@@ -385,6 +397,41 @@ fn for_health(page: &mut Page, pools: &[Arc<Pool>]) -> Result<(), Error> {
         "ringway_check_duration_seconds",
         "Length of checks, in seconds.",
         checked().map(|pool| (pool, (pool.ledger.checks.counts(), pool.ledger.checks.sum_us()))),
+    )?;
+    let with_roles = || pools.iter().filter(|pool| pool.care.check.as_ref().is_some_and(|check| check.roles.is_some()));
+    page.gauges(
+        "ringway_server_role",
+        "1 for the role a MySQL server has now, 0 for the others.",
+        with_roles().flat_map(|pool| pool.servers.iter().map(move |server| (&**pool, server))).flat_map(
+            |(pool, server)| {
+                ROLES.map(|role| {
+                    let is = f64::from(u8::from(role == self::role(server)));
+                    (with(pool, server, "role", role), is)
+                })
+            },
+        ),
+    )?;
+    page.gauges(
+        "ringway_server_share",
+        "The part of its weight that a replica has: 1, less the further it is behind, 0 without a role.",
+        with_roles().flat_map(|pool| pool.servers.iter().map(move |server| (&**pool, server))).map(|(pool, server)| {
+            let share = match server.ledger.office() {
+                Office::None => 0,
+                Office::Primary | Office::Replica { .. } => server.ledger.share(),
+            };
+            ([("pool", &*pool.name), ("server", &*server.name)], f64::from(share) / f64::from(SHARE_WHOLE))
+        }),
+    )?;
+    page.gauges(
+        "ringway_split_brain",
+        "1 while more than one server of a MySQL pool takes writes.",
+        with_roles()
+            .map(|pool| ([("pool", &*pool.name)], f64::from(u8::from(pool.ledger.split.load(Ordering::Relaxed))))),
+    )?;
+    page.counters(
+        "ringway_primary_changes",
+        "Times another server became primary, or none.",
+        with_roles().map(|pool| ([("pool", &*pool.name)], pool.ledger.role_changes.read())),
     )?;
     page.counters(
         "ringway_server_ejections",

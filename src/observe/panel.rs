@@ -158,6 +158,7 @@ pub(crate) mod tests {
             ledger: registry.pool("web"),
         });
         let listener = Listener {
+            role: None,
             name: "web".into(),
             binds: vec![Address::Inet("127.0.0.1:8080".parse().expect("an address"))],
             pool: Arc::clone(&pool),

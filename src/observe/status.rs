@@ -12,7 +12,7 @@ use crate::config::ledger::PoolTally;
 use crate::config::plan::{Listener, Pool, Server};
 use crate::dataplane::ending::{ConnectResult, Ending, Refusal};
 
-use super::metrics::{merged, sessions_open, state};
+use super::metrics::{merged, role, sessions_open, state};
 use super::panel::Panel;
 use super::process::usage;
 
@@ -172,6 +172,9 @@ pub struct ServerStatus {
     /// Times it was ejected.
     #[serde(default)]
     pub ejections: u64,
+    /// `primary`, `replica` or `none`; empty in a pool without roles.
+    #[serde(default)]
+    pub role: String,
 }
 
 /// Reads the panel.
@@ -235,6 +238,7 @@ fn listener(listener: &Listener) -> ListenerStatus {
 }
 
 fn pool(pool: &Pool) -> PoolStatus {
+    let has_roles = pool.care.check.as_ref().is_some_and(|check| check.roles.is_some());
     PoolStatus {
         name: pool.name.to_string(),
         policy: pool.policy.name().into(),
@@ -243,11 +247,11 @@ fn pool(pool: &Pool) -> PoolStatus {
         connect: latency(pool, |tally| &tally.connect),
         first_byte: latency(pool, |tally| &tally.first_byte),
         session: latency(pool, |tally| &tally.session),
-        servers: pool.servers.iter().map(server).collect(),
+        servers: pool.servers.iter().map(|s| server(s, has_roles)).collect(),
     }
 }
 
-fn server(server: &Server) -> ServerStatus {
+fn server(server: &Server, has_roles: bool) -> ServerStatus {
     let tally = &server.ledger.tally;
     let connects = |result: ConnectResult| tally.sum(|t| t.connects[result as usize].read());
     let ok = connects(ConnectResult::Ok);
@@ -269,6 +273,7 @@ fn server(server: &Server) -> ServerStatus {
         last_check: bulletin.last_check,
         last_check_us: u64::try_from(bulletin.last_took.as_micros()).unwrap_or(u64::MAX),
         ejections: server.ledger.ejections.read(),
+        role: if has_roles { role(server).into() } else { String::new() },
     }
 }
 
@@ -322,7 +327,12 @@ impl Status {
         for pool in &self.pools {
             for (i, s) in pool.servers.iter().enumerate() {
                 let first = if i == 0 { pool.name.clone() } else { String::new() };
-                let state = if s.backup { format!("{} (backup)", s.state) } else { s.state.clone() };
+                let role = Some(s.role.as_str()).filter(|role| !role.is_empty());
+                let notes: Vec<&str> = role.into_iter().chain(s.backup.then_some("backup")).collect();
+                let state = match notes.as_slice() {
+                    [] => s.state.clone(),
+                    notes => format!("{} ({})", s.state, notes.join(", ")),
+                };
                 let sessions = match s.max_connections {
                     0 => s.sessions.to_string(),
                     max => format!("{}/{max}", s.sessions),

@@ -16,7 +16,7 @@ use crate::mysql::mysql;
 fn gated(front: SocketAddr, servers: &[(&str, SocketAddr)], lines: &str) -> String {
     let entries: Vec<String> =
         servers.iter().map(|(name, address)| format!("{{ name = \"{name}\", address = \"{address}\" }}")).collect();
-    let lines = format!("kind = \"mysql\"\npolicy = \"first\"\n{lines}");
+    let lines = format!("kind = \"mysql\"\npolicy = \"first\"\ncheck = \"off\"\n{lines}");
     listener("front", &front.to_string(), "db") + &pool("db", &entries, &lines)
 }
 

@@ -11,6 +11,7 @@
 mod balance;
 mod checks;
 mod engine;
+mod failover;
 mod faults;
 mod gate;
 mod harness;

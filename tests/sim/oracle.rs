@@ -645,7 +645,7 @@ impl World {
                 let age = self.now - pair.opened_ns;
                 must(terms.is_some_and(|terms| age >= terms.lifetime_ns / 10 * 9), "it is too young")
             }
-            Ending::ServerDown => {
+            Ending::ServerDown | Ending::RoleLost => {
                 let late = last.is_some_and(|attempt| self.is_evicting(attempt.target, self.now));
                 must(pair.condemned || late, "nobody has found its server down")
             }

@@ -10,7 +10,7 @@ use ringway::config::ledger::{Health, ListenerLedger, Registry, ServerLedger, St
 use ringway::config::plan::{Plan, Policy};
 use ringway::dataplane::commons::{Door, Mail, Scene};
 use ringway::dataplane::ending::Ending;
-use ringway::dataplane::evict::Eviction;
+use ringway::dataplane::evict::{Eviction, Whom};
 
 use crate::rng::Rng;
 use crate::world::{SimDoor, World};
@@ -184,7 +184,7 @@ impl Stage {
             let sources: Vec<String> = (0..terms.sources).map(|i| format!("'10.9.0.{}'", i + 1)).collect();
             let _ = writeln!(
                 text,
-                "]\nkind = '{}'\npolicy = '{}'\nconnect_timeout = '{}ms'\nconnect_attempts = {}\nidle_timeout = '{}ms'\nhalf_close_timeout = \
+                "]\nkind = '{}'\ncheck = 'off'\npolicy = '{}'\nconnect_timeout = '{}ms'\nconnect_attempts = {}\nidle_timeout = '{}ms'\nhalf_close_timeout = \
                  '{}ms'\nmax_lifetime = '{}ms'\nsource = [{}]\n\
                  queue = {{ limit = {}, timeout = '{}ms' }}",
                 if terms.gate { "mysql" } else { "tcp" },
@@ -275,7 +275,9 @@ impl Stage {
             return None;
         }
         world.condemn(index);
-        Some(Mail::Evict(Arc::new(Eviction { server: ledger, ending: Ending::ServerDown })))
+        // No listener wants a role here: what it is called is all that a lost one changes.
+        let ending = world.rng.one_of(&[Ending::ServerDown, Ending::RoleLost]);
+        Some(Mail::Evict(Arc::new(Eviction { server: ledger, ending, whom: Whom::All })))
     }
 }
 

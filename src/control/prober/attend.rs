@@ -6,17 +6,22 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use crate::config::plan::CheckPace;
+use crate::config::plan::{CheckPace, Question};
 use crate::dataplane::commons::monotonic_ns;
 use crate::health::{Fault, Outcome, Probe, probe, schedule};
 
+use super::mysql;
 use super::office::Office;
 use super::ward::{Errand, Ward};
 use super::wire;
 
 /// Asks until the errand is over.
 pub(super) async fn attend(office: Rc<Office>, ward: Rc<Ward>, errand: Rc<Errand>, delay: Duration) {
-    let mut probe = probe(&errand.question, &errand.target.address.to_string());
+    if let Question::Mysql(question) = errand.question.clone() {
+        return mysql::attend(office, ward, errand, question, delay).await;
+    }
+    // Only that question has a probe of another kind.
+    let Some(mut probe) = probe(&errand.question, &errand.target.address.to_string()) else { return };
     let mut random = office.draw();
     let (mut begun_ns, mut ended_ns) = (0, 0);
     let mut first_ns = Some(monotonic_ns() + delay.as_nanos() as u64);
@@ -43,7 +48,7 @@ pub(super) async fn attend(office: Rc<Office>, ward: Rc<Ward>, errand: Rc<Errand
 }
 
 /// The pace of the plan in force; `None` when the errand is over.
-fn pace_of(ward: &Ward, errand: &Errand) -> Option<CheckPace> {
+pub(super) fn pace_of(ward: &Ward, errand: &Errand) -> Option<CheckPace> {
     let pool = ward.place().0;
     pool.care.check.as_ref().map(|check| check.pace).filter(|_| !errand.is_leaving())
 }

@@ -11,6 +11,8 @@
 //! ```
 
 mod attend;
+mod council;
+mod mysql;
 mod office;
 mod rests;
 mod ward;
@@ -22,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, sleep};
 
 use crate::config::ledger::{Health, PoolLedger};
 use crate::config::plan::{Check, Plan, Pool};
@@ -32,6 +35,9 @@ use crate::observe::writer::Log;
 
 use office::Office;
 use ward::{Errand, Ward};
+
+/// How long the end of the daemon waits for connections that were kept to be closed as their protocol wants it.
+const FAREWELL: Duration = Duration::from_millis(250);
 
 /// What the workers are to be told.
 #[derive(Debug)]
@@ -91,6 +97,7 @@ impl Prober {
             }
         }
         self.office.retain(&present);
+        self.office.council.adopt(plan, &self.office);
         let count = begin.len();
         for (position, (ward, errand)) in begin.into_iter().enumerate() {
             let delay_ns = schedule::first_delay_ns(position, count, errand.first_interval_ms);
@@ -105,9 +112,14 @@ impl Prober {
         plan.pools.iter().filter(|found| *found.name == *pool).for_each(|pool| self.office.survey(pool));
     }
 
-    /// Ends all checks; one that is under way comes to its end, and nobody hears it.
-    pub(super) fn dismiss(&self) {
+    /// Ends all checks; one that is under way comes to its end, and nobody hears it. Those that keep a connection take leave of
+    /// their servers first, if that is quickly done.
+    pub(super) async fn dismiss(&self) {
         self.office.retain(&HashSet::new());
+        let deadline = Instant::now() + FAREWELL;
+        while self.office.kept.get() > 0 && Instant::now() < deadline {
+            sleep(Duration::from_millis(2)).await;
+        }
     }
 }
 

@@ -13,12 +13,13 @@ use crate::config::ledger::{Health, Overlook};
 use crate::config::plan::{Eject, OnDown, Pool, Server};
 use crate::dataplane::commons::{Commons, monotonic_ns};
 use crate::dataplane::ending::Ending;
-use crate::dataplane::evict::Eviction;
+use crate::dataplane::evict::{Eviction, Whom};
 use crate::health::{CheckResult, Fault, Outcome};
 use crate::observe::event::Event;
 use crate::observe::writer::Log;
 
 use super::Order;
+use super::council::Council;
 use super::ward::{Ward, id};
 
 /// Least time between two events that say that a check was not possible.
@@ -32,8 +33,12 @@ pub(super) struct Office {
     wards: RefCell<HashMap<usize, Rc<Ward>>>,
     /// Pools that were seen without a server that may be chosen.
     dark: RefCell<HashSet<Arc<str>>>,
+    /// Connections that are kept between checks.
+    pub(super) kept: Cell<u32>,
     random: Cell<u64>,
     quiet_until: Cell<Option<Instant>>,
+    /// Who knows of roles.
+    pub(super) council: Council,
 }
 
 impl Office {
@@ -44,8 +49,10 @@ impl Office {
             orders,
             wards: RefCell::default(),
             dark: RefCell::default(),
+            kept: Cell::new(0),
             random: Cell::new(RandomState::new().build_hasher().finish() | 1),
             quiet_until: Cell::new(None),
+            council: Council::default(),
         }
     }
 
@@ -76,6 +83,13 @@ impl Office {
             }
             stays
         });
+    }
+
+    /// A task keeps its connection, or does not any more.
+    pub(super) fn count_kept(&self, before: &mut bool, now: bool) {
+        let kept = self.kept.get();
+        self.kept.set(kept + u32::from(now) - u32::from(*before));
+        *before = now;
     }
 
     /// A check has come to an end.
@@ -134,11 +148,19 @@ impl Office {
         bulletin.reason = reason;
         drop(bulletin);
         if !is_up && pool.care.on_down == OnDown::Close {
-            let order = Eviction { server: Arc::clone(&ward.ledger), ending: Ending::ServerDown };
-            self.order(Order::Evict(Arc::new(order)));
+            // Who wants a role goes by that: the last primary keeps its sessions until there is another.
+            let by_role = pool.care.check.as_ref().is_some_and(|check| check.roles.is_some());
+            let whom = if by_role { Whom::Roleless } else { Whom::All };
+            let order = Eviction { server: Arc::clone(&ward.ledger), ending: Ending::ServerDown, whom };
+            self.evict(order);
         }
         self.call_waiting(pool);
         self.survey(pool);
+    }
+
+    /// Has the workers end sessions.
+    pub(super) fn evict(&self, order: Eviction) {
+        self.order(Order::Evict(Arc::new(order)));
     }
 
     fn order(&self, order: Order) {
@@ -157,6 +179,11 @@ impl Office {
         let event = event.with("pool", &*pool.name).with("server", &*server.name);
         let event = event.with("address", server.address.to_string());
         self.log.say(event.with("state", state).with("reason", reason));
+    }
+
+    /// Says something to the log.
+    pub(super) fn tell(&self, event: Event) {
+        self.log.say(event);
     }
 
     fn mention_impossible(&self, pool: &Pool, server: &Server, outcome: &Outcome) {

@@ -26,7 +26,7 @@ pub(super) struct Target {
 
 /// A connection to a server.
 #[derive(Debug)]
-enum Link {
+pub(super) enum Link {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
@@ -58,14 +58,16 @@ pub(super) async fn check(probe: &mut dyn Probe, target: &Target, waiting_for: &
 }
 
 impl Link {
-    async fn open(target: &Target) -> io::Result<Self> {
+    pub(super) async fn open(target: &Target) -> io::Result<Self> {
         match &target.address {
             Address::Inet(inet) => {
                 let socket = if inet.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
                 if let Some(source) = target.source {
                     socket.bind(SocketAddr::new(source, 0))?;
                 }
-                socket.connect(*inet).await.map(Link::Tcp)
+                let stream = socket.connect(*inet).await?;
+                stream.set_nodelay(true)?;
+                Ok(Link::Tcp(stream))
             }
             Address::Unix(path) => UnixStream::connect(path).await.map(Link::Unix),
         }
@@ -96,7 +98,7 @@ impl Link {
 }
 
 /// What an error of connect(2), or of what comes before it, says of the server.
-fn connect_fault(error: &io::Error) -> Fault {
+pub(super) fn connect_fault(error: &io::Error) -> Fault {
     let text = words(error);
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ECONNREFUSED | Errno::ENOENT | Errno::ECONNRESET) => Fault::Refused,

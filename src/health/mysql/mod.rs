@@ -41,6 +41,24 @@ pub struct ServerError {
     pub message: String,
 }
 
+impl Fault {
+    /// Whether the server is there, and it is the check that is wrong: its account, its TLS.
+    pub fn answers(&self) -> bool {
+        // Access denied, in all its forms; not too many connections, a host locked out, a shutdown.
+        const DENIED: [u16; 8] = [1044, 1045, 1130, 1227, 1251, 1698, 3118, 3159];
+        match self {
+            Fault::Refused(error) | Fault::Question { error, .. } => DENIED.contains(&error.code),
+            Fault::NoTls | Fault::Certificate(_) | Fault::Plugin(_) | Fault::PasswordTooLong => true,
+            Fault::Malformed(_)
+            | Fault::TooLarge(_)
+            | Fault::Tls(_)
+            | Fault::Connect(_)
+            | Fault::Late(_)
+            | Fault::Closed(_) => false,
+        }
+    }
+}
+
 /// Why a connection to a server came to nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {

@@ -107,6 +107,17 @@ impl Probe {
         }
     }
 
+    /// Whether a round that began now would open a connection.
+    pub fn wants_login(&self, now_ms: u64) -> bool {
+        self.kept.as_ref().is_none_or(|kept| now_ms.saturating_sub(kept.since_ms) >= FRESH_MS)
+    }
+
+    /// From now on, fresh connections log in like this.
+    pub fn log_in_as(&mut self, login: Arc<Login>, security: Security) {
+        self.login = login;
+        self.security = security;
+    }
+
     /// The next order.
     pub fn order(&mut self) -> Option<Order> {
         self.orders.pop_front()
@@ -136,7 +147,7 @@ impl Probe {
         if self.fresh.as_ref().is_some_and(|fresh| now_ms.saturating_sub(fresh.since_ms) >= HANDSHAKE_MS_MAX) {
             self.drop_fresh();
         }
-        let due = self.kept.as_ref().is_none_or(|kept| now_ms.saturating_sub(kept.since_ms) >= FRESH_MS);
+        let due = self.wants_login(now_ms);
         self.round = Some(Running { wants_fresh: due, ..Running::default() });
         self.ask();
         if due && self.fresh.is_none() {

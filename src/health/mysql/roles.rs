@@ -14,9 +14,13 @@
 //! A replica must be connected to its source, apply what it gets, and know how far it is behind. One that has lost its
 //! source keeps its role while the primary has not been heard since: when a primary dies, its replicas are not to blame.
 //!
+//! A server that answers and does not let the check in (a wrong password, say) is not silent: it keeps the role it has. Only
+//! a primary must make room for another that has shown to take writes, as if it were.
+//!
 //! Pure: no clock, no socket. What a server is told to be never depends on anything but what was heard, and in which order.
 
 use super::report::{Replication, Report};
+use crate::config::plan::{Check, OnSplit};
 
 /// What the servers of a pool are held to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,13 +35,16 @@ pub struct Rules {
     pub on_split: OnSplit,
 }
 
-/// `on_split`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnSplit {
-    /// The last primary stays, if it is one of them.
-    KeepLast,
-    /// Nobody is primary.
-    Deny,
+impl Rules {
+    /// The rules of a check, if it asks for roles at all.
+    pub fn of(check: &Check) -> Option<Self> {
+        check.roles.map(|terms| Self {
+            fall: check.pace.fall.into(),
+            lag_soft_s: terms.lag_soft_s,
+            lag_max_s: terms.lag_max_s,
+            on_split: terms.on_split,
+        })
+    }
 }
 
 /// What a server is now.
@@ -131,6 +138,8 @@ pub struct Brain {
 struct Seat {
     report: Option<Report>,
     misses: u32,
+    /// Those of them that say something of the server: that it does not answer.
+    silences: u32,
     /// The turn of its last report.
     heard: u64,
     /// The turn of its first report that said it takes writes, of the unbroken series up to now.
@@ -182,6 +191,11 @@ impl Brain {
         self.seats.get(server)?.report.as_ref()
     }
 
+    /// The rules may be others: what the roles are now.
+    pub fn reconsider(&mut self) -> Vec<News> {
+        self.decide()
+    }
+
     /// A server has told what it is.
     pub fn hear(&mut self, server: usize, report: Report) -> Vec<News> {
         self.turn += 1;
@@ -202,16 +216,31 @@ impl Brain {
             Replication::None | Replication::Hidden => seat.lost_since = None,
         }
         seat.misses = 0;
+        seat.silences = 0;
         seat.heard = turn;
         seat.report = Some(report);
         self.decide()
     }
 
-    /// A round with a server brought no report.
-    pub fn miss(&mut self, server: usize) -> Vec<News> {
+    /// A round with a server brought no report. `answers`: it is there all the same, and does not let us in.
+    pub fn miss(&mut self, server: usize, answers: bool) -> Vec<News> {
         let Some(seat) = self.seats.get_mut(server) else { return Vec::new() };
         seat.misses = seat.misses.saturating_add(1);
+        if !answers {
+            seat.silences = seat.silences.saturating_add(1);
+        }
         self.decide()
+    }
+
+    /// Servers whose word is older than that of one who takes writes since then, and that were said to take writes, too:
+    /// to ask them tells a switch-over from a split.
+    pub fn doubtful(&self) -> Vec<usize> {
+        let writers = self.writers();
+        if writers.len() < 2 || self.split {
+            return Vec::new();
+        }
+        let last_began = writers.iter().map(|&server| self.seats[server].writable_since).max().unwrap_or(0);
+        writers.into_iter().filter(|&server| self.seats[server].heard < last_began).collect()
     }
 
     fn decide(&mut self) -> Vec<News> {
@@ -294,7 +323,7 @@ impl Brain {
         let Some(report) = &seat.report else {
             return Role::None(if seat.misses > 0 { Why::Silent } else { Why::Unheard });
         };
-        if seat.misses >= self.rules.fall {
+        if seat.silences >= self.rules.fall {
             return Role::None(Why::Silent);
         }
         if report.writable {

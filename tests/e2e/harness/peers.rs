@@ -265,6 +265,8 @@ impl Drop for Nginx {
 /// A MariaDB server with a user `app` (password `app`) and a database `shop`.
 pub struct MariaDb {
     process: Process,
+    command: Command,
+    output: PathBuf,
     address: SocketAddr,
     socket: PathBuf,
 }
@@ -301,17 +303,36 @@ impl MariaDb {
             .arg(format!("--pid-file={}", dir.join("pid").display()))
             .arg(format!("--bind-address={}", address.ip()))
             .arg(format!("--port={}", address.port()));
-        let mut process = Process::start(name, command, &dir.join("output"));
-        await_that("MariaDB to answer", || {
-            process.must_live();
-            client(&socket, "SELECT 1").output().is_ok_and(|output| output.status.success())
-        });
-        let made = Self { process, address, socket };
+        let output = dir.join("output");
+        let mut again = Command::new(command.get_program());
+        again.args(command.get_args());
+        let process = Process::start(name, command, &output);
+        let mut made = Self { process, command: again, output, address, socket };
+        made.await_answer();
         let mut sql = "CREATE DATABASE shop; CREATE USER app@'%' IDENTIFIED BY 'app'; ".to_owned();
         let _ = write!(sql, "GRANT ALL ON shop.* TO app@'%'; CREATE TABLE shop.who (name TEXT); ");
         let _ = write!(sql, "INSERT INTO shop.who VALUES ('{name}')");
         command_succeeds(&mut client(&made.socket, &sql));
         made
+    }
+
+    fn await_answer(&mut self) {
+        await_that("MariaDB to answer", || {
+            self.process.must_live();
+            client(&self.socket, "SELECT 1").output().is_ok_and(|output| output.status.success())
+        });
+    }
+
+    /// Ends it without a chance to tidy up.
+    pub fn crash(&mut self) {
+        self.process.signal(Signal::SIGKILL);
+        self.process.wait();
+    }
+
+    /// Starts it again on the data it had.
+    pub fn start_again(&mut self) {
+        self.process = Process::start("again", &mut self.command, &self.output);
+        self.await_answer();
     }
 
     /// Where it listens.

@@ -43,7 +43,7 @@ fn a_start_waits_until_everybody_was_asked() {
     brain.hear(1, well());
     assert_eq!(brain.primary(), None, "2 might take writes as well");
     assert_eq!(brain.role(2), Role::None(Why::Unheard));
-    brain.miss(2);
+    brain.miss(2, false);
     assert_eq!(brain.primary(), Some(0), "one that does not answer holds nobody up");
     assert_eq!(brain.role(1), Role::Replica { share: WHOLE });
 }
@@ -69,7 +69,7 @@ fn two_writers_at_a_start_are_none() {
 fn a_dead_primary_stays_until_another_takes_writes() {
     let mut brain = three(RULES);
     for _ in 0..10 {
-        assert!(brain.miss(0).is_empty());
+        assert!(brain.miss(0, false).is_empty());
     }
     assert_eq!(brain.role(0), Role::Primary);
     let promoted = brain.hear(1, writer());
@@ -88,11 +88,11 @@ fn a_dead_primary_stays_until_another_takes_writes() {
 #[test]
 fn a_primary_that_misses_fewer_than_fall_keeps_its_place() {
     let mut brain = three(RULES);
-    brain.miss(0);
-    brain.miss(0);
+    brain.miss(0, false);
+    brain.miss(0, false);
     brain.hear(1, writer());
     assert_eq!((brain.primary(), brain.is_split()), (Some(0), false), "it may take writes still; nobody knows");
-    brain.miss(0);
+    brain.miss(0, false);
     assert_eq!(brain.primary(), Some(1));
 }
 
@@ -107,6 +107,7 @@ fn a_switch_over_happens_at_once_and_alarms_nobody() {
         let mut brain = three(Rules { on_split, ..RULES });
         brain.hear(1, writer());
         assert!(!brain.is_split());
+        assert_eq!(brain.doubtful(), [0], "asked at once");
         brain.hear(0, read_only());
         assert_eq!((brain.primary(), brain.is_split()), (Some(1), false), "{on_split:?}");
     }
@@ -154,7 +155,7 @@ fn broken_replicas_are_none() {
     brain.hear(2, read_only());
     assert_eq!((brain.role(1), brain.role(2)), (Role::None(Why::Hidden), Role::None(Why::Detached)));
     for _ in 0..3 {
-        brain.miss(1);
+        brain.miss(1, false);
     }
     assert_eq!(brain.role(1), Role::None(Why::Silent));
 }
@@ -164,9 +165,9 @@ fn a_replica_is_not_to_blame_for_its_dead_source() {
     let cut_off = replica(false, true, None);
     let mut brain = three(RULES);
     assert!(brain.hear(1, cut_off.clone()).is_empty(), "is it the source, or the replica?");
-    brain.miss(0);
+    brain.miss(0, false);
     brain.hear(1, cut_off.clone());
-    brain.miss(0);
+    brain.miss(0, false);
     assert_eq!(brain.role(1), Role::Replica { share: WHOLE }, "the source");
     let mut brain = three(RULES);
     brain.hear(1, cut_off);
@@ -217,7 +218,7 @@ proptest! {
                 }
                 None => {
                     words[server].1 += 1;
-                    brain.miss(server)
+                    brain.miss(server, false)
                 }
             };
             let primaries: Vec<usize> = (0..4).filter(|&s| brain.role(s) == Role::Primary).collect();
@@ -263,4 +264,16 @@ proptest! {
         prop_assert!(share(lag + 1) <= share(lag));
         prop_assert!(share(lag) <= WHOLE);
     }
+}
+
+#[test]
+fn a_check_that_is_not_let_in_takes_no_role_away() {
+    let mut brain = three(RULES);
+    for _ in 0..10 {
+        brain.miss(0, true);
+        brain.miss(1, true);
+    }
+    assert_eq!((brain.role(0), brain.role(1)), (Role::Primary, Role::Replica { share: WHOLE }));
+    brain.hear(2, writer());
+    assert_eq!(brain.primary(), Some(2), "but nobody waits for it either");
 }

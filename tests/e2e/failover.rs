@@ -1,0 +1,401 @@
+//! A MySQL pool that follows its primary: three MariaDB servers replicate by GTID behind a port for writes and one for
+//! reads, and change their roles in every way there is.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use ringway::health::mysql::{Happening, Line, Login, Password, Security, Table};
+
+use crate::harness::facts::{PATIENCE, await_that};
+use crate::harness::ground::Ground;
+use crate::harness::peers::MariaDb;
+use crate::harness::ringway::{Ringway, listener, pool};
+
+const INTERVAL: Duration = Duration::from_millis(100);
+/// What a busy machine may add to a time that is promised.
+const MARGIN: Duration = Duration::from_secs(3);
+
+/// Three servers; db1 is the primary.
+struct Cluster {
+    servers: Vec<MariaDb>,
+    write: SocketAddr,
+    read: SocketAddr,
+}
+
+impl Cluster {
+    fn start(ground: &Ground) -> Self {
+        let servers: Vec<MariaDb> = (1..=3)
+            .map(|n| {
+                let id = format!("--server-id={n}");
+                let mut command = Command::new("mariadbd");
+                command.args(["--no-defaults", "--skip-name-resolve", "--log-bin=binlog", "--log-slave-updates"]);
+                command.args(["--gtid-strict-mode=1", "--binlog-format=ROW", "--read-only=1", &id]);
+                MariaDb::start_at(ground, &format!("db{n}"), ground.address(), &mut command)
+            })
+            .collect();
+        for server in &servers {
+            server.sql(
+                "CREATE USER lb@'%' IDENTIFIED BY 'geheim'; GRANT REPLICA MONITOR ON *.* TO lb@'%';
+                 CREATE USER repl@'%' IDENTIFIED BY 'repl'; GRANT REPLICATION SLAVE ON *.* TO repl@'%';
+                 CREATE TABLE shop.log (n INT PRIMARY KEY, server INT); RESET MASTER; SET GLOBAL gtid_slave_pos = ''",
+            );
+        }
+        let cluster = Self { servers, write: ground.address(), read: ground.address() };
+        cluster.follow(1, 0);
+        cluster.follow(2, 0);
+        cluster.servers[0].sql("SET GLOBAL read_only = 0");
+        cluster
+    }
+
+    fn follow(&self, replica: usize, primary: usize) {
+        let at = self.servers[primary].address();
+        self.servers[replica].sql(&format!(
+            "STOP SLAVE; CHANGE MASTER TO MASTER_HOST = '{}', MASTER_PORT = {}, MASTER_USER = 'repl',
+             MASTER_PASSWORD = 'repl', MASTER_CONNECT_RETRY = 1, MASTER_USE_GTID = slave_pos; START SLAVE",
+            at.ip(),
+            at.port()
+        ));
+    }
+
+    /// Makes a replica the primary, as operators and their tools do.
+    fn promote(&self, server: usize) {
+        self.servers[server].sql("STOP SLAVE; RESET SLAVE ALL; SET GLOBAL read_only = 0");
+    }
+
+    fn caught_up(&self, replica: usize, primary: usize) {
+        let position = self.servers[primary].sql("SELECT @@gtid_binlog_pos");
+        let wait = format!("SELECT MASTER_GTID_WAIT('{position}', 20)");
+        assert_eq!(self.servers[replica].sql(&wait), "0", "db{} follows", replica + 1);
+    }
+
+    fn config(&self, ground: &Ground, check: &str, read: &str) -> String {
+        let password = ground.file("password");
+        fs::write(&password, "geheim\n").expect("own directory");
+        let entry = |(n, server): (usize, &MariaDb)| {
+            format!("{{ name = \"db{}\", address = \"{}\" }}", n + 1, server.address())
+        };
+        let servers: Vec<String> = self.servers.iter().enumerate().map(entry).collect();
+        let lines = format!(
+            "kind = \"mysql\"\ncheck = {{ type = \"mysql\", user = \"lb\", password_file = \"{}\", \
+             interval = \"100ms\", timeout = \"800ms\", fall = 3, {check} }}",
+            password.display()
+        );
+        listener("write", &self.write.to_string(), "db").trim_end().to_owned()
+            + "\nrole = \"primary\"\n\n"
+            + listener("read", &self.read.to_string(), "db").trim_end()
+            + &format!("\nrole = \"replica\"\n{read}\n\n")
+            + &pool("db", &servers, &lines)
+    }
+}
+
+/// A client that stays connected.
+struct Client {
+    stream: TcpStream,
+    line: Line,
+}
+
+impl Client {
+    fn connect(to: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let password = Password::new("app".to_owned()).expect("no NUL");
+        let login = Arc::new(Login { user: "app".to_owned(), password });
+        let mut client = Self { stream, line: Line::new(login, Security::Off) };
+        client.listen()?;
+        Ok(client)
+    }
+
+    fn ask(&mut self, sql: &str) -> io::Result<Table> {
+        self.line.ask(sql);
+        match self.listen()? {
+            Happening::Answer(Ok(table)) => Ok(table),
+            other => Err(io::Error::other(format!("{other:?}"))),
+        }
+    }
+
+    /// The server's id.
+    fn server(&mut self) -> io::Result<usize> {
+        let table = self.ask("SELECT @@server_id")?;
+        let id = table.rows().next().and_then(|row| row.values().next().flatten()).map(str::parse);
+        Ok(id.expect("a row").expect("a number"))
+    }
+
+    fn listen(&mut self) -> io::Result<Happening> {
+        let broken = |fault: ringway::health::mysql::Fault| io::Error::other(fault.to_string());
+        loop {
+            let happened = self.line.advance();
+            self.stream.write_all(&self.line.take_out())?;
+            if let Some(happening) = happened.map_err(broken)? {
+                return Ok(happening);
+            }
+            let mut bytes = [0; 4096];
+            match self.stream.read(&mut bytes)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => self.line.received(&bytes[..count]).map_err(broken)?,
+            }
+        }
+    }
+}
+
+/// Writes one row after the other, as fast as it goes, and connects again when that fails.
+struct Writer {
+    stop: Arc<AtomicBool>,
+    /// When each row was acknowledged, and by whom.
+    acknowledged: Arc<Mutex<Vec<(Instant, u64, usize)>>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Writer {
+    fn start(to: SocketAddr) -> Self {
+        let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+        let (stopped, list) = (Arc::clone(&stop), Arc::clone(&acknowledged));
+        let thread = std::thread::spawn(move || {
+            let mut client: Option<(Client, usize)> = None;
+            for n in 1.. {
+                if stopped.load(Ordering::SeqCst) {
+                    return;
+                }
+                let open = || Client::connect(to).and_then(|mut client| client.server().map(|id| (client, id)));
+                let Some((mut writer, id)) = client.take().or_else(|| open().ok()) else {
+                    std::thread::sleep(Duration::from_millis(5));
+                    continue;
+                };
+                if writer.ask(&format!("INSERT INTO shop.log VALUES ({n}, {id})")).is_ok() {
+                    list.lock().expect("not poisoned").push((Instant::now(), n, id));
+                    client = Some((writer, id));
+                }
+            }
+        });
+        Self { stop, acknowledged, thread: Some(thread) }
+    }
+
+    fn rows(&self) -> Vec<(Instant, u64, usize)> {
+        self.acknowledged.lock().expect("not poisoned").clone()
+    }
+
+    /// Waits until a server takes writes; when it took the first.
+    fn first_on(&self, id: usize) -> Instant {
+        let first = || self.rows().iter().find(|row| row.2 == id).map(|row| row.0);
+        await_that(&format!("a write on server {id}"), || first().is_some());
+        first().expect("just seen")
+    }
+
+    /// Ends it; all that was acknowledged.
+    fn end(mut self) -> Vec<(Instant, u64, usize)> {
+        self.stop.store(true, Ordering::SeqCst);
+        self.thread.take().expect("not ended").join().expect("no panic");
+        self.rows()
+    }
+}
+
+fn role(ringway: &Ringway, server: usize, role: &str) -> bool {
+    let server = format!("db{server}");
+    ringway.metric("ringway_server_role", &[("server", &server), ("role", role)]) == 1.0
+}
+
+fn await_roles(ringway: &Ringway, roles: [&str; 3]) {
+    await_that(&format!("roles {roles:?}"), || (1..=3).all(|n| role(ringway, n, roles[n - 1])));
+}
+
+/// Who answers at a port, of some connections.
+fn answering(port: SocketAddr) -> Vec<usize> {
+    let mut ids: Vec<usize> =
+        (0..8).map(|_| Client::connect(port).and_then(|mut client| client.server()).expect("a server")).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
+/// Rows that servers have, and who they were written on.
+fn written(server: &MariaDb) -> HashMap<u64, usize> {
+    let rows = server.sql("SELECT n, server FROM shop.log");
+    let number = |word: Option<&str>| word.and_then(|word| word.parse::<u64>().ok()).expect("a number");
+    rows.lines()
+        .map(|row| {
+            let mut words = row.split('\t');
+            (number(words.next()), usize::try_from(number(words.next())).expect("small"))
+        })
+        .collect()
+}
+
+/// Each port leads to its role; a switch-over takes an interval, not one write goes to both, and the sessions that were on
+/// the old primary are let go of; then the new primary crashes.
+#[test]
+fn writes_follow_the_primary() {
+    let ground = Ground::new();
+    let mut cluster = Cluster::start(&ground);
+    let ringway = Ringway::start(&ground, &cluster.config(&ground, "max_lag = \"60s\", role_grace = \"1s\"", ""));
+    await_roles(&ringway, ["primary", "replica", "replica"]);
+    assert_eq!((answering(cluster.write), answering(cluster.read)), (vec![1], vec![2, 3]));
+
+    // A planned switch-over, under writes, with a session that does nothing and one that is busy all the time.
+    let mut idle = Client::connect(cluster.write).expect("the primary");
+    let mut reader = Client::connect(cluster.read).expect("a replica");
+    let reads_from = reader.server().expect("a replica");
+    let writer = Writer::start(cluster.write);
+    writer.first_on(1);
+    cluster.servers[0].sql("SET GLOBAL read_only = 1");
+    await_that("db1 to be demoted", || role(&ringway, 1, "none"));
+    cluster.caught_up(1, 0);
+    cluster.promote(1);
+    let writable = Instant::now();
+    let first = writer.first_on(2);
+    assert!(first < writable + INTERVAL + Duration::from_millis(100) + MARGIN, "{:?}", first - writable);
+    cluster.follow(0, 1);
+    cluster.follow(2, 1);
+    await_roles(&ringway, ["replica", "primary", "replica"]);
+    let rows = writer.end();
+    let last_old = rows.iter().filter(|row| row.2 == 1).map(|row| row.0).max().expect("some");
+    assert!(last_old < first, "the old primary took a write after the new one");
+    assert!(idle.server().is_err(), "an idle session was closed");
+    assert!(ringway.metric("ringway_sessions_ended_total", &[("reason", "role_lost")]) >= 1.0);
+    if reads_from == 3 {
+        assert_eq!(reader.server().expect("it has lost nothing"), 3);
+    }
+    assert_eq!(ringway.metric("ringway_split_brain", &[]), 0.0);
+    assert!(!ringway.events().iter().any(|event| event.contains("split_brain")), "{:?}", ringway.events());
+    for replica in [0, 2] {
+        cluster.caught_up(replica, 1);
+    }
+    let held = written(&cluster.servers[1]);
+    assert!(rows.iter().all(|(_, n, id)| held.get(n) == Some(id)), "every write that was acknowledged is there");
+
+    // The primary crashes. Nothing is to be had until another is promoted, and replicas go on.
+    let writer = Writer::start(cluster.write);
+    await_that("writes", || !writer.rows().is_empty());
+    cluster.servers[1].crash();
+    await_that("db2 to be silent", || {
+        ringway.metric("ringway_server_state", &[("server", "db2"), ("state", "down")]) == 1.0
+    });
+    assert!(role(&ringway, 2, "primary"), "the last primary stays until another is proven");
+    let mut ids = answering(cluster.read);
+    ids.retain(|id| *id == 2);
+    assert!(ids.is_empty(), "reads go on without it");
+    cluster.promote(2);
+    let writable = Instant::now();
+    let first = writer.first_on(3);
+    let promised = INTERVAL * 3 + Duration::from_millis(500);
+    assert!(first < writable + promised + MARGIN, "{:?}", first - writable);
+    cluster.follow(0, 2);
+    await_roles(&ringway, ["replica", "none", "primary"]);
+    writer.end();
+
+    // It comes back as it was: two take writes. The last primary stays, and everybody is told.
+    cluster.servers[1].start_again();
+    cluster.servers[1].sql("SET GLOBAL read_only = 0");
+    ringway.await_metric("ringway_split_brain", &[("pool", "db")], |split| split == 1.0);
+    assert_eq!(answering(cluster.write), [3]);
+    assert!(ringway.events().iter().any(|event| event.contains("split brain in pool db")));
+    cluster.servers[1].sql("SET GLOBAL read_only = 1");
+    ringway.await_metric("ringway_split_brain", &[("pool", "db")], |split| split == 0.0);
+    assert_eq!(answering(cluster.write), [3], "no way back by force");
+    ringway.end_well();
+}
+
+/// Replicas come and go, and fall behind; reads fall back to the primary only where they may.
+#[test]
+fn reads_follow_the_replicas() {
+    let ground = Ground::new();
+    let cluster = Cluster::start(&ground);
+    let check = "max_lag = \"4s\", lag_soft = \"1s\", on_split = \"deny\", role_grace = \"200ms\"";
+    let ringway = Ringway::start(&ground, &cluster.config(&ground, check, ""));
+    await_roles(&ringway, ["primary", "replica", "replica"]);
+
+    // One falls behind: its share falls, then it is none; the sessions it has stay.
+    let mut held: Vec<Client> = (0..8).map(|_| Client::connect(cluster.read).expect("a replica")).collect();
+    cluster.servers[1].sql("STOP SLAVE; CHANGE MASTER TO MASTER_DELAY = 3600; START SLAVE");
+    cluster.servers[0].sql("INSERT INTO shop.log VALUES (1, 1)");
+    let share = || ringway.metric("ringway_server_share", &[("server", "db2")]);
+    await_that("db2 to lose a part of its share", || share() > 0.0 && share() < 1.0);
+    await_that("db2 to be too far behind", || role(&ringway, 2, "none"));
+    assert_eq!(answering(cluster.read), [3]);
+    let ids: Vec<usize> = held.iter_mut().filter_map(|client| client.server().ok()).collect();
+    assert!(ids.contains(&3), "{ids:?}");
+    cluster.servers[1].sql("STOP SLAVE; CHANGE MASTER TO MASTER_DELAY = 0; START SLAVE");
+    await_that("db2 to catch up", || role(&ringway, 2, "replica") && share() == 1.0);
+
+    // Broken replication is no replication; its sessions go.
+    let mut on_three = loop {
+        // Those who are elsewhere stay, too: the least loaded is chosen.
+        let mut client = Client::connect(cluster.read).expect("a replica");
+        if client.server().expect("a replica") == 3 {
+            break client;
+        }
+        held.push(client);
+    };
+    cluster.servers[2].sql("STOP SLAVE SQL_THREAD");
+    await_that("db3 to have no role", || role(&ringway, 3, "none"));
+    assert_eq!(answering(cluster.read), [2]);
+    await_that("its sessions to go", || on_three.server().is_err());
+
+    // None is left: reads are refused, and after a reload go to the primary. Roles are kept over it.
+    cluster.servers[1].sql("STOP SLAVE");
+    await_that("db2 to have no role", || role(&ringway, 2, "none"));
+    assert!(Client::connect(cluster.read).is_err());
+    ringway.reload_with(&cluster.config(&ground, check, "fallback = \"primary\""));
+    assert_eq!(answering(cluster.read), [1]);
+    assert_eq!(answering(cluster.write), [1]);
+    for replica in [1, 2] {
+        cluster.servers[replica].sql("START SLAVE");
+    }
+    await_roles(&ringway, ["primary", "replica", "replica"]);
+    assert_eq!(answering(cluster.read), [2, 3]);
+
+    // Two take writes, and on_split = "deny": nobody gets any until one gives in.
+    cluster.servers[1].sql("STOP SLAVE; SET GLOBAL read_only = 0");
+    ringway.await_metric("ringway_split_brain", &[], |split| split == 1.0);
+    assert!(role(&ringway, 1, "none") && role(&ringway, 2, "none"));
+    assert!(Client::connect(cluster.write).is_err());
+    cluster.servers[1].sql("SET GLOBAL read_only = 1; START SLAVE");
+    await_roles(&ringway, ["primary", "replica", "replica"]);
+    assert_eq!(answering(cluster.write), [1]);
+
+    // A password that is wrong takes nobody's role away.
+    fs::write(ground.file("password"), "falsch\n").expect("own directory");
+    cluster.servers[0].sql("KILL USER lb");
+    cluster.servers[1].sql("KILL USER lb");
+    await_that("checks to be refused", || {
+        ringway.metric("ringway_server_state", &[("server", "db1"), ("state", "down")]) == 1.0
+            && ringway.metric("ringway_server_state", &[("server", "db2"), ("state", "down")]) == 1.0
+    });
+    assert_eq!((answering(cluster.write), answering(cluster.read)), (vec![1], vec![2, 3]));
+    drop(held);
+    ringway.end_well();
+}
+
+/// T37 and T38 through the daemon: what a server sees of it are whole logins and farewells.
+#[test]
+fn a_server_sees_whole_logins_only() {
+    let ground = Ground::new();
+    let cluster = Cluster::start(&ground);
+    let config = cluster.config(&ground, "max_lag = \"10s\"", "");
+    let mut ringway = Ringway::start(&ground, &config);
+    await_roles(&ringway, ["primary", "replica", "replica"]);
+    let count = |name: &str| cluster.servers[0].sql(&format!("SHOW GLOBAL STATUS LIKE '{name}'"));
+    let (connects, clients) = (count("Aborted_connects"), count("Aborted_clients"));
+    let checks = || ringway.metric("ringway_check_total", &[("server", "db1"), ("result", "ok")]);
+    let begun = checks();
+    await_that("forty rounds", || checks() >= begun + 40.0);
+    let users = "SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'lb'";
+    assert_eq!(cluster.servers[0].sql(users), "1", "one connection for all of them");
+    // A reload that changes the question leaves with a farewell, and so does the end.
+    ringway.reload_with(&config.replace("user = \"lb\"", "user = \"repl\""));
+    await_that("the connection to be gone", || cluster.servers[0].sql(users) == "0");
+    ringway.reload_with(&config);
+    await_roles(&ringway, ["primary", "replica", "replica"]);
+    await_that("a connection", || cluster.servers[0].sql(users) == "1");
+    ringway.signal(Signal::SIGTERM);
+    assert!(ringway.wait().success());
+    await_that("the connection to be gone", || cluster.servers[0].sql(users) == "0");
+    assert_eq!(count("Aborted_clients"), clients);
+    // `repl` has another password: refused, each counts as such.
+    let refused = |text: String| text.rsplit('\t').next().and_then(|n| n.parse::<u64>().ok()).expect("a number");
+    assert!(refused(count("Aborted_connects")) <= refused(connects) + 40, "refused logins only");
+}
