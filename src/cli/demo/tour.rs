@@ -252,13 +252,13 @@ fn request(address: SocketAddr) -> anyhow::Result<String> {
     Ok(name.to_owned())
 }
 
-/// The configuration of the demo.
+/// The configuration of the demo. Nothing is ejected: each connect that fails is to be seen, and who comes back at once.
 fn text(address: SocketAddr, admin: SocketAddr, directory: &std::path::Path, servers: &[(&str, SocketAddr)]) -> String {
     let servers: String =
         servers.iter().map(|(name, at)| format!("  {{ name = \"{name}\", address = \"{at}\" }},\n")).collect();
     format!(
         "[global]\ndrain_timeout = \"1s\"\n\n[admin]\nhttp = \"{admin}\"\nsocket = \"{}\"\n\n[listeners.web]\nbind = \
-         \"{address}\"\npool = \"web\"\n\n[pools.web]\nservers = [\n{servers}]\n",
+         \"{address}\"\npool = \"web\"\n\n[pools.web]\nservers = [\n{servers}]\neject = \"off\"\n",
         directory.join("admin.sock").display(),
     )
 }
