@@ -49,7 +49,8 @@ fn pick(c: &mut Criterion) {
                 b.iter(|| {
                     turn = turn.wrapping_add(0x9E37_79B9);
                     let address = Some(IpAddr::from(turn.to_be_bytes()));
-                    let caller = Caller { tried: &Tried::default(), address, random: turn.into(), wish: None };
+                    let caller =
+                        Caller { tried: &Tried::default(), address, random: turn.into(), now_ns: 0, wish: None };
                     match balance::pick(black_box(pool), &caller) {
                         Pick::Server(server) => balance::release(&pool.servers[usize::from(server)]),
                         Pick::Full | Pick::None => unreachable!("all servers are ready"),

@@ -128,6 +128,21 @@ fn a_pool_for_databases_has_other_defaults() {
 }
 
 #[test]
+fn a_rate_has_a_burst_of_a_tenth_of_a_second() {
+    let text = read(Path::new("tests/config/right/connect-rate.toml"));
+    let plan = parse("t", &text, &environment).expect("right").compile(&mut Registry::new(1), None);
+    let bursts = plan.pools[0].servers.iter().map(|server| server.connect_rate.map(|rate| rate.burst));
+    assert_eq!(bursts.collect::<Vec<_>>(), [Some(20), Some(7), Some(1), Some(10)]);
+    let other = text.replace("\"5/s\", connect_burst = 7", "\"6/s\"").replace(", connect_rate = \"30/m\"", "");
+    let other = parse("t", &other, &environment).expect("right").compile(&mut Registry::new(1), Some(&plan));
+    assert_eq!(
+        diff::diff(&plan, &other).to_string(),
+        "~ server a/b at 10.0.0.2:80: connect_rate \"5/s\" → \"6/s\"; connect_burst 7 → 1\n\
+         ~ server a/c at 10.0.0.3:80: connect_rate \"30/m\" → none; connect_burst 1 → none\n"
+    );
+}
+
+#[test]
 fn a_file_above_the_limit_is_refused_unread() {
     let complaints = parse("big", &"#".repeat(4 * 1024 * 1024 + 1), &environment).expect_err("too large");
     assert!(complaints.to_string().contains("4 MiB"), "{complaints}");

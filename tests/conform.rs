@@ -59,6 +59,9 @@ mod socket;
 #[path = "sim/stream.rs"]
 mod stream;
 #[allow(dead_code)]
+#[path = "sim/waiting.rs"]
+mod waiting;
+#[allow(dead_code)]
 #[path = "sim/world.rs"]
 mod world;
 

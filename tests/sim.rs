@@ -14,7 +14,7 @@
 //!
 //! Files: `world` (sockets, queues, pipes, what will happen when) · `socket` (a TCP connection's corners) · `peer` (the far
 //! ends) · `greeting` (what a MySQL server says first) · `flight` (requests and their events) · `kernel` (the trait) · `scene` (configurations) · `faults` (what goes
-//! wrong in a run) · `oracle` (what must hold) · `run` (the loop and the life of a run).
+//! wrong in a run) · `oracle` (what must hold), `waiting` (the same of queues) · `run` (the loop and the life of a run).
 //!
 //! A seed that found something becomes a test of its own at the end of this file.
 
@@ -40,6 +40,8 @@ mod scene;
 mod socket;
 #[path = "sim/stream.rs"]
 mod stream;
+#[path = "sim/waiting.rs"]
+mod waiting;
 #[path = "sim/world.rs"]
 mod world;
 

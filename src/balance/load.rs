@@ -3,7 +3,7 @@
 use std::cmp::Ordering::{Equal, Greater, Less};
 use std::sync::atomic::Ordering;
 
-use super::{DRAWS_MAX, Pick, Tried, candidates, claim, first_usable, has_place, turns, usable};
+use super::{Caller, DRAWS_MAX, Pick, candidates, claim, first_usable, has_place, is_spared, turns, usable};
 use crate::base::digest::{mix, scale};
 use crate::config::plan::{Pool, Server};
 
@@ -12,19 +12,19 @@ use crate::config::plan::{Pool, Server};
 ///
 /// It looks at every server of the pool, for there is no order of thousands that all workers could keep up together at
 /// less cost: with many servers [`random_two`] is nearly as even.
-pub(super) fn least_connections(pool: &Pool, tried: &Tried) -> Pick {
-    let turn = turns(pool, tried).fetch_add(1, Ordering::Relaxed);
+pub(super) fn least_connections(pool: &Pool, caller: &Caller<'_>) -> Pick {
+    let turn = turns(pool, caller.tried).fetch_add(1, Ordering::Relaxed);
     for _ in 0..DRAWS_MAX {
-        let Some(server) = least(pool, tried, turn) else { break };
-        if claim(&pool.servers[usize::from(server)]) {
+        let Some(server) = least(pool, caller, turn) else { break };
+        if claim(&pool.servers[usize::from(server)], caller.now_ns) {
             return Pick::Server(server);
         }
     }
-    first_usable(pool, tried, false)
+    first_usable(pool, caller, false)
 }
 
-fn least(pool: &Pool, tried: &Tried, turn: u64) -> Option<u16> {
-    let loads = || candidates(pool, tried, false).map(|(index, server)| (index, Load::of(server, 1)));
+fn least(pool: &Pool, caller: &Caller<'_>, turn: u64) -> Option<u16> {
+    let loads = || candidates(pool, caller, false).map(|(index, server)| (index, Load::of(server, 1)));
     let (mut least, mut equals) = (None, 0);
     for (index, load) in loads() {
         match least.map_or(Less, |(_, least)| load.compare(least)) {
@@ -52,15 +52,18 @@ fn least(pool: &Pool, tried: &Tried, turn: u64) -> Option<u16> {
 
 /// The less loaded of two servers drawn by their weights (Mitzenmacher 2001, *The Power of Two Choices*); the first of them
 /// when both are alike, so that sessions too short to be counted are shared by weight.
-pub(super) fn random_two(pool: &Pool, tried: &Tried, random: u64) -> Pick {
+pub(super) fn random_two(pool: &Pool, caller: &Caller<'_>) -> Pick {
     let rotation = &pool.rotation;
     let mut one: Option<u16> = None;
-    let mut random = random;
+    let mut random = caller.random;
     for _ in 0..DRAWS_MAX.min(4 * rotation.len()) {
         random = random.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let two = rotation[scale(mix(random), rotation.len())];
         let server = &pool.servers[usize::from(two)];
-        if one == Some(two) || !usable(pool, two, tried) || !has_place(server) {
+        if one == Some(two) || !usable(pool, two, caller.tried) || !has_place(server, caller.now_ns) {
+            continue;
+        }
+        if is_spared(server, caller, random) {
             continue;
         }
         let Some(first) = one else {
@@ -70,15 +73,15 @@ pub(super) fn random_two(pool: &Pool, tried: &Tried, random: u64) -> Pick {
         let other = &pool.servers[usize::from(first)];
         let second_is_less = Load::of(server, 0).compare(Load::of(other, 0)) == Less;
         let chosen = if second_is_less { two } else { first };
-        if claim(&pool.servers[usize::from(chosen)]) {
+        if claim(&pool.servers[usize::from(chosen)], caller.now_ns) {
             return Pick::Server(chosen);
         }
         // Another worker took its last place.
         one = Some(if second_is_less { first } else { two });
     }
     match one {
-        Some(only) if claim(&pool.servers[usize::from(only)]) => Pick::Server(only),
-        Some(_) | None => first_usable(pool, tried, false),
+        Some(only) if claim(&pool.servers[usize::from(only)], caller.now_ns) => Pick::Server(only),
+        Some(_) | None => first_usable(pool, caller, false),
     }
 }
 
@@ -93,7 +96,9 @@ impl Load {
     /// The load of a server with so many sessions more. It is usable, so it has a weight.
     fn of(server: &Server, more: u64) -> Self {
         let active = server.ledger.active.load(Ordering::Relaxed);
-        Self { sessions: u64::from(active) + more, weight: u64::from(server.weight) * u64::from(server.ledger.share()) }
+        // One that is behind, or ramps, has its share of the weight.
+        let shares = u64::from(server.ledger.share()) * u64::from(server.ledger.warmth());
+        Self { sessions: u64::from(active) + more, weight: u64::from(server.weight) * shares }
     }
 
     fn compare(self, other: Self) -> std::cmp::Ordering {

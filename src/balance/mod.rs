@@ -30,7 +30,10 @@ use crate::config::plan::{Policy, Pool, RoleWish, Server, ServerRole};
 
 mod load;
 mod roles;
+mod room;
 mod source;
+
+use room::{claim, has_place, is_spared, overflow, ready_ns};
 
 /// Servers one session has tried already; at most `connect_attempts` of them.
 #[derive(Clone, Copy, Debug, Default)]
@@ -61,6 +64,8 @@ pub struct Caller<'a> {
     pub random: u64,
     /// Whom it wants.
     pub wish: Option<RoleWish>,
+    /// The time, for servers with `connect_rate`: nanoseconds of `CLOCK_MONOTONIC`.
+    pub now_ns: u64,
 }
 
 /// What a pick came to.
@@ -68,7 +73,7 @@ pub struct Caller<'a> {
 pub enum Pick {
     /// This server, by its index in the pool; a place on it is claimed.
     Server(u16),
-    /// There are usable servers, and each has all the sessions it may have.
+    /// There are usable servers, and each has all the sessions it may have, or all the connects for now.
     Full,
     /// No server is usable.
     None,
@@ -134,20 +139,19 @@ fn last_resort(pool: &Pool, caller: &Caller<'_>) -> Pick {
 
 /// The same among the backups, or among the others.
 fn pick_of(pool: &Pool, caller: &Caller<'_>, backup: bool) -> Pick {
-    let tried = caller.tried;
-    match pool.policy {
+    let client = || digest_of_client(caller.address);
+    let chosen = match pool.policy {
         // Two nodes agree on the backup, too.
-        policy if backup && policy.is_by_source() => {
-            source::rendezvous(pool, tried, digest_of_client(caller.address), true)
-        }
-        _ if backup => first_usable(pool, tried, true),
-        Policy::RoundRobin => round_robin(pool, tried),
-        Policy::LeastConnections => load::least_connections(pool, tried),
-        Policy::RandomTwo => load::random_two(pool, tried, caller.random),
-        Policy::SourceHash => source::rendezvous(pool, tried, digest_of_client(caller.address), false),
-        Policy::Maglev => source::maglev(pool, tried, digest_of_client(caller.address)),
-        Policy::First => first_usable(pool, tried, false),
-    }
+        policy if backup && policy.is_by_source() => source::rendezvous(pool, caller, client(), true),
+        _ if backup => first_usable(pool, caller, true),
+        Policy::RoundRobin => round_robin(pool, caller),
+        Policy::LeastConnections => load::least_connections(pool, caller),
+        Policy::RandomTwo => load::random_two(pool, caller),
+        Policy::SourceHash => source::rendezvous(pool, caller, client(), false),
+        Policy::Maglev => source::maglev(pool, caller, client()),
+        Policy::First => first_usable(pool, caller, false),
+    };
+    if chosen == Pick::Full { overflow(pool, caller, backup) } else { chosen }
 }
 
 /// Gives a claimed place back. In one order with what is looked at next: see
@@ -164,33 +168,50 @@ pub fn is_usable(pool: &Pool) -> bool {
 }
 
 /// Whether a pick would find a place for somebody who has tried these servers. It looks at all servers, and claims nothing.
-pub fn has_room(pool: &Pool, tried: &Tried) -> bool {
-    for (overlook, backup) in steps(pool) {
+pub fn has_room(pool: &Pool, tried: &Tried, now_ns: u64) -> bool {
+    within_reach(pool, tried).any(|server| has_place(server, now_ns))
+}
+
+/// Whether any server has a place that somebody could get who has tried others before: a backup, say.
+pub fn has_any_room(pool: &Pool, now_ns: u64) -> bool {
+    let lenient = Tried { overlook: Overlook::Health, ..Tried::default() };
+    let mut usable = (0..).zip(&pool.servers).filter(|(index, _)| usable(pool, *index, &lenient));
+    usable.any(|(_, server)| has_place(server, now_ns))
+}
+
+/// When there may be a place for somebody who has tried these servers, because `connect_rate` of one allows a connect again;
+/// `None` when time alone brings none.
+pub fn next_ns(pool: &Pool, tried: &Tried, now_ns: u64) -> Option<u64> {
+    within_reach(pool, tried).filter_map(|server| ready_ns(server, now_ns)).min()
+}
+
+/// The servers such a session could get, full or not: those of the first step at which anybody is usable.
+fn within_reach<'a>(pool: &'a Pool, tried: &'a Tried) -> impl Iterator<Item = &'a Server> {
+    let at = move |(overlook, backup): (Overlook, bool)| {
         let tried = Tried { overlook, ..*tried };
-        let all = (0..).zip(&pool.servers).filter(|(_, server)| server.backup == backup);
-        let mut group = all.filter(|(index, _)| usable(pool, *index, &tried)).peekable();
-        if group.peek().is_some() {
-            return group.any(|(_, server)| has_place(server));
-        }
-    }
-    false
+        let all = (0..).zip(&pool.servers).filter(move |(_, server)| server.backup == backup);
+        all.filter(move |(index, _)| usable(pool, *index, &tried)).map(|(_, server)| server)
+    };
+    let step = steps(pool).find(|step| at(*step).next().is_some());
+    step.into_iter().flat_map(at)
 }
 
 /// One atomic draw a session: over equal servers the sessions of all workers alternate exactly.
-fn round_robin(pool: &Pool, tried: &Tried) -> Pick {
+fn round_robin(pool: &Pool, caller: &Caller<'_>) -> Pick {
     let rotation = &pool.rotation;
     if rotation.is_empty() {
         return Pick::None;
     }
-    let counter = turns(pool, tried);
+    let counter = turns(pool, caller.tried);
     for _ in 0..DRAWS_MAX.min(rotation.len()) {
         let draw = counter.fetch_add(1, Ordering::Relaxed);
-        let server = rotation[(draw % rotation.len() as u64) as usize];
-        if usable(pool, server, tried) && claim(&pool.servers[usize::from(server)]) {
-            return Pick::Server(server);
+        let index = rotation[(draw % rotation.len() as u64) as usize];
+        let server = &pool.servers[usize::from(index)];
+        if usable(pool, index, caller.tried) && !is_spared(server, caller, draw) && claim(server, caller.now_ns) {
+            return Pick::Server(index);
         }
     }
-    first_usable(pool, tried, false)
+    first_usable(pool, caller, false)
 }
 
 /// What counts the turns of such a session.
@@ -198,17 +219,26 @@ fn turns<'a>(pool: &'a Pool, tried: &Tried) -> &'a AtomicU64 {
     if tried.count == 0 { &pool.ledger.rotation } else { &pool.ledger.retry_rotation }
 }
 
-/// The first server, or the first backup, that is usable and has room.
-fn first_usable(pool: &Pool, tried: &Tried, backup: bool) -> Pick {
+/// The first server, or the first backup, that is usable and has room: one that ramps only for its share of sessions, and
+/// for all when nobody else has room.
+fn first_usable(pool: &Pool, caller: &Caller<'_>, backup: bool) -> Pick {
     let mut answer = Pick::None;
+    let mut spared = false;
     for (index, server) in (0u16..).zip(&pool.servers) {
-        if server.backup != backup || !usable(pool, index, tried) {
+        if server.backup != backup || !usable(pool, index, caller.tried) {
             continue;
         }
-        if claim(server) {
+        answer = Pick::Full;
+        if is_spared(server, caller, index.into()) {
+            spared = true;
+        } else if claim(server, caller.now_ns) {
             return Pick::Server(index);
         }
-        answer = Pick::Full;
+    }
+    if spared {
+        let mut others = (0u16..).zip(&pool.servers).filter(|(_, server)| server.backup == backup);
+        let found = others.find(|(index, server)| usable(pool, *index, caller.tried) && claim(server, caller.now_ns));
+        return found.map_or(answer, |(index, _)| Pick::Server(index));
     }
     answer
 }
@@ -223,26 +253,10 @@ fn usable(pool: &Pool, index: u16, tried: &Tried) -> bool {
 }
 
 /// The servers with room for this session, backups or the others.
-fn candidates<'a>(pool: &'a Pool, tried: &'a Tried, backup: bool) -> impl Iterator<Item = (u16, &'a Server)> {
-    let all = (0u16..).zip(&pool.servers);
-    all.filter(move |(index, server)| server.backup == backup && usable(pool, *index, tried) && has_place(server))
-}
-
-/// As seen just now: only a claim makes sure of it.
-fn has_place(server: &Server) -> bool {
-    server.max_connections == 0 || server.ledger.active.load(Ordering::Relaxed) < server.max_connections
-}
-
-fn claim(server: &Server) -> bool {
-    let active = &server.ledger.active;
-    if server.max_connections == 0 {
-        active.fetch_add(1, Ordering::Relaxed);
-        return true;
-    }
-    // Never above the limit, not even for a moment: another worker would take the server for full.
-    active
-        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| (now < server.max_connections).then_some(now + 1))
-        .is_ok()
+fn candidates<'a>(pool: &'a Pool, caller: &Caller<'a>, backup: bool) -> impl Iterator<Item = (u16, &'a Server)> {
+    let (tried, now_ns) = (caller.tried, caller.now_ns);
+    let all = (0u16..).zip(&pool.servers).filter(move |(_, server)| server.backup == backup);
+    all.filter(move |(index, server)| usable(pool, *index, tried) && has_place(server, now_ns))
 }
 
 #[cfg(test)]

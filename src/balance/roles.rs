@@ -8,7 +8,8 @@
 //!
 //! What the operator says (`drain`, `maint`, weight 0) always counts.
 
-use super::{Caller, Pick, Tried, claim, pick_of, usable};
+use super::room::claim_all;
+use super::{Caller, Pick, Tried, pick_of, usable};
 use crate::base::digest::{digest_of_client, mix};
 use crate::config::ledger::{Overlook, SHARE_WHOLE, Standing};
 use crate::config::plan::{Policy, Pool, RoleWish, Server, ServerRole};
@@ -29,7 +30,8 @@ fn primary(pool: &Pool, caller: &Caller<'_>) -> Pick {
     let tried = Tried { role: Some(ServerRole::Primary), ..*caller.tried };
     let found = (0_u16..).zip(&pool.servers).find(|(index, _)| usable(pool, *index, &tried));
     match found {
-        Some((index, server)) if claim(server) => Pick::Server(index),
+        // There is one: what it has is for all, even while it ramps.
+        Some((index, server)) if claim_all(server, caller.now_ns) => Pick::Server(index),
         Some(_) => Pick::Full,
         None => Pick::None,
     }
@@ -110,7 +112,7 @@ mod tests {
 
     fn ask(pool: &Pool, wish: RoleWish, n: u64, tried: &Tried) -> Pick {
         let address = Some(IpAddr::from([10, 0, (n >> 8) as u8, n as u8]));
-        balance::pick(pool, &Caller { tried, address, random: mix(n), wish: Some(wish) })
+        balance::pick(pool, &Caller { tried, address, random: mix(n), now_ns: 0, wish: Some(wish) })
     }
 
     const REPLICA: Office = Office::Replica { share: SHARE_WHOLE };

@@ -13,9 +13,13 @@
 //!   or comes, only its own clients move.
 //! * `maglev`: entry `client % length` of the table; when its server is not to be had, the entry of `mix(client + g)` and
 //!   so on (`g` is [`STRIDE`]), at last the rendezvous.
+//!
+//! While a server ramps (`slow_start`) it has a share of its weight, on each node its own.
 
-use super::{DRAWS_MAX, Pick, Tried, candidates, claim, first_usable, has_place, usable};
+use super::room::is_spared_for;
+use super::{Caller, DRAWS_MAX, Pick, candidates, claim, first_usable, has_place, usable};
 use crate::base::digest::mix;
+use crate::config::ledger::WARM;
 use crate::config::plan::{Pool, Server};
 
 /// The stride of splitmix64.
@@ -24,38 +28,42 @@ const STRIDE: u64 = 0x9E37_79B9_7F4A_7C15;
 /// The server, or the backup, that waits least for this client.
 ///
 /// It looks at every server of the pool; `maglev` does not.
-pub(super) fn rendezvous(pool: &Pool, tried: &Tried, client: u64, backup: bool) -> Pick {
+pub(super) fn rendezvous(pool: &Pool, caller: &Caller<'_>, client: u64, backup: bool) -> Pick {
     for _ in 0..DRAWS_MAX {
-        let waits = candidates(pool, tried, backup).map(|(index, server)| (index, server.key, wait(server, client)));
+        let waits = candidates(pool, caller, backup).map(|(index, server)| (index, server.key, wait(server, client)));
         // Keys part those of equal waits, so that the order of the file does not.
         let least = waits.min_by(|(_, a, wait_a), (_, b, wait_b)| wait_a.total_cmp(wait_b).then(a.cmp(b)));
         let Some((server, _, _)) = least else { break };
-        if claim(&pool.servers[usize::from(server)]) {
+        if claim(&pool.servers[usize::from(server)], caller.now_ns) {
             return Pick::Server(server);
         }
     }
-    first_usable(pool, tried, backup)
+    first_usable(pool, caller, backup)
 }
 
 /// The server of the client's entry.
-pub(super) fn maglev(pool: &Pool, tried: &Tried, client: u64) -> Pick {
+pub(super) fn maglev(pool: &Pool, caller: &Caller<'_>, client: u64) -> Pick {
     let table = &pool.table;
     let mut entry = client;
     for _ in 0..DRAWS_MAX.min(table.len()) {
         let index = table[(entry % table.len() as u64) as usize];
         let server = &pool.servers[usize::from(index)];
-        if usable(pool, index, tried) && has_place(server) && claim(server) {
+        let room = !is_spared_for(server, client) && has_place(server, caller.now_ns);
+        if room && usable(pool, index, caller.tried) && claim(server, caller.now_ns) {
             return Pick::Server(index);
         }
         entry = mix(entry.wrapping_add(STRIDE));
     }
-    rendezvous(pool, tried, client, false)
+    rendezvous(pool, caller, client, false)
 }
 
 fn wait(server: &Server, client: u64) -> f64 {
     // 52 bits and a half: exact, and neither 0 nor 1.
     let u = ((mix(server.key ^ client) >> 12) as f64 + 0.5) / (1_u64 << 52) as f64;
-    -ln(u) / f64::from(server.weight)
+    let share = server.ledger.warmth();
+    // One that ramps has its share of the weight; all others have the very number the format says.
+    let weight = f64::from(server.weight);
+    -ln(u) / if share < WARM { weight * f64::from(share) / f64::from(WARM) } else { weight }
 }
 
 /// The natural logarithm of a normal number above 0. That of the standard library is as good as the platform's; this one

@@ -52,7 +52,7 @@ fn ask(pool: &Pool, tried: &Tried) -> Pick {
 /// The `n`th client, and the `n`th number.
 fn ask_as(pool: &Pool, tried: &Tried, n: u32) -> Pick {
     let address = Some(IpAddr::from(Ipv4Addr::from(0x0A00_0000 + n)));
-    pick(pool, &Caller { tried, address, random: mix(n.into()), wish: None })
+    pick(pool, &Caller { tried, address, random: mix(n.into()), now_ns: 0, wish: None })
 }
 
 #[test]
@@ -61,18 +61,18 @@ fn room_is_what_a_pick_finds() {
         let pool = of(policy, &[(1, 1, false), (2, 2, false), (0, 0, false), (1, 1, true)]);
         let mut tried = Tried::default();
         for left in (0..3).rev() {
-            assert!(has_room(&pool, &tried), "{policy:?}");
+            assert!(has_room(&pool, &tried, 0), "{policy:?}");
             assert!(matches!(ask_as(&pool, &tried, left), Pick::Server(0 | 1)), "{policy:?}");
         }
-        assert!(!has_room(&pool, &tried) && ask(&pool, &tried) == Pick::Full, "{policy:?}: a backup is no overflow");
+        assert!(!has_room(&pool, &tried, 0) && ask(&pool, &tried) == Pick::Full, "{policy:?}: a backup is no overflow");
         tried.add(0);
-        assert!(!has_room(&pool, &tried), "{policy:?}");
+        assert!(!has_room(&pool, &tried, 0), "{policy:?}");
         release(&pool.servers[0]);
-        assert!(!has_room(&pool, &tried) && has_room(&pool, &Tried::default()), "{policy:?}");
+        assert!(!has_room(&pool, &tried, 0) && has_room(&pool, &Tried::default(), 0), "{policy:?}");
         tried.add(1);
-        assert!(has_room(&pool, &tried) && ask(&pool, &tried) == Pick::Server(3), "{policy:?}: a backup at last");
+        assert!(has_room(&pool, &tried, 0) && ask(&pool, &tried) == Pick::Server(3), "{policy:?}: a backup at last");
         tried.add(3);
-        assert!(!has_room(&pool, &tried) && ask(&pool, &tried) == Pick::None, "{policy:?}");
+        assert!(!has_room(&pool, &tried, 0) && ask(&pool, &tried) == Pick::None, "{policy:?}");
     }
 }
 
@@ -423,5 +423,138 @@ proptest! {
                 server.ledger.set_standing(Standing::Drain);
             }
         }
+    }
+}
+
+/// How many of 1000 sessions, none of which stays, each server gets.
+fn shares_of(pool: &Pool, sessions: u32) -> Vec<u32> {
+    let mut shares = vec![0; pool.servers.len()];
+    (0..sessions).for_each(|n| shares[server_of(pool, n)] += 1);
+    shares
+}
+
+/// Lets a server ramp, so far.
+fn ramp(server: &Server, permille: u32) {
+    server.ledger.set_slow_start(1_000);
+    server.ledger.ramp();
+    server.ledger.ramp_by(permille);
+}
+
+#[test]
+fn a_server_that_ramps_gets_its_share() {
+    // `first` knows no weights, and shares nothing out.
+    for policy in [Policy::RoundRobin, Policy::RandomTwo, Policy::SourceHash, Policy::Maglev] {
+        for permille in [1, 250, 500, 999] {
+            let pool = of(policy, &[(1, 0, false), (1, 0, false), (2, 0, false)]);
+            ramp(&pool.servers[0], permille);
+            let share = f64::from(permille) / 1_000.0;
+            // Of its clients it gets back that share, and of sessions its share beside the weights of the others.
+            let fair = if policy == Policy::Maglev { 5_000.0 * share } else { 20_000.0 * share / (share + 3.0) };
+            let got = shares_of(&pool, 20_000);
+            // Two draws in a row for one session make of a third less than a third.
+            let exact = if policy == Policy::RandomTwo { 0.25 } else { 0.12 };
+            let near = (f64::from(got[0]) - fair).abs() <= fair * exact + 40.0;
+            assert!(near, "{policy:?} at {permille}: {got:?}, fair is {fair}");
+            assert_eq!(got.iter().sum::<u32>(), 20_000);
+        }
+    }
+}
+
+#[test]
+fn sessions_that_stay_are_shared_as_the_ramp_says() {
+    let pool = of(Policy::LeastConnections, &[(1, 0, false), (1, 0, false)]);
+    ramp(&pool.servers[0], 250);
+    for n in 0..1_000 {
+        assert!(matches!(ask_as(&pool, &Tried::default(), n), Pick::Server(_)));
+    }
+    let active = |server: usize| pool.servers[server].ledger.active.load(Ordering::Relaxed);
+    assert_eq!((active(0), active(1)), (200, 800));
+}
+
+#[test]
+fn a_client_whose_server_ramps_moves_there_once() {
+    for policy in [Policy::SourceHash, Policy::Maglev] {
+        let pool = of(policy, &[(1, 0, false), (1, 0, false), (1, 0, false)]);
+        let warm: Vec<usize> = (0..3_000).map(|n| server_of(&pool, n)).collect();
+        let mut home = vec![false; warm.len()];
+        for permille in [1, 100, 300, 600, 900, 1_000] {
+            ramp(&pool.servers[1], permille);
+            for (n, is_home) in (0..).zip(&mut home) {
+                let now = server_of(&pool, n);
+                let before = std::mem::replace(is_home, now == warm[n as usize]);
+                assert!(!before || *is_home, "{policy:?}: client {n} leaves its server at {permille}");
+                assert!(warm[n as usize] == 1 || *is_home, "{policy:?}: client {n} has nothing to do with the ramp");
+            }
+        }
+        assert!(home.iter().all(|is_home| *is_home), "{policy:?}");
+    }
+}
+
+#[test]
+fn a_ramp_narrows_places_and_fails_nobody() {
+    for policy in Policy::ALL {
+        let pool = of(policy, &[(1, 8, false), (1, 8, false)]);
+        ramp(&pool.servers[0], 250);
+        let active = |server: usize| pool.servers[server].ledger.active.load(Ordering::Relaxed);
+        for n in 0..10 {
+            assert!(matches!(ask_as(&pool, &Tried::default(), n), Pick::Server(_)), "{policy:?}");
+        }
+        assert_eq!((active(0), active(1)), (2, 8), "{policy:?}: a quarter of its places, as long as there are others");
+        for n in 10..16 {
+            assert_eq!(ask_as(&pool, &Tried::default(), n), Pick::Server(0), "{policy:?}: nobody else has room");
+        }
+        assert_eq!(ask(&pool, &Tried::default()), Pick::Full, "{policy:?}");
+    }
+}
+
+#[test]
+fn who_can_wait_waits_for_a_server_that_ramps() {
+    let text = "[listeners.l]\nbind = '127.0.0.1:1'\npool = 'p'\n[pools.p]\nqueue = { limit = 5 }\nservers = \
+                [{ name = 'a', address = '127.0.0.1:2', max_connections = 8 }]\n";
+    let draft = crate::config::parse("test", text, &|_| None).unwrap();
+    let pool = Arc::clone(&draft.compile(&mut Registry::new(1), None).pools[0]);
+    ramp(&pool.servers[0], 1);
+    let nobody = Tried::default();
+    assert_eq!((ask(&pool, &nobody), ask(&pool, &nobody)), (Pick::Server(0), Pick::Full), "one place at least");
+    assert!(!has_room(&pool, &nobody, 0));
+    pool.servers[0].ledger.ramp_by(500);
+    assert!(has_room(&pool, &nobody, 0));
+    let more = (0..10).filter(|_| ask(&pool, &nobody) == Pick::Server(0)).count();
+    assert_eq!(more, 4, "half of its places and one permille, rounded up, less the one that is taken");
+}
+
+#[test]
+fn connects_come_as_fast_as_their_rate_allows() {
+    let text = |queue: &str| {
+        format!(
+            "[listeners.l]\nbind = '127.0.0.1:1'\npool = 'p'\n[pools.p]\n{queue}servers = [\n\
+             {{ name = 'a', address = '127.0.0.1:2', connect_rate = '10/s', connect_burst = 2 }},\n\
+             {{ name = 'b', address = '127.0.0.1:3', connect_rate = '10/s', connect_burst = 1, max_connections = 3 }},\n]\n"
+        )
+    };
+    const TENTH_NS: u64 = 100_000_000;
+    for policy in Policy::ALL {
+        let text = text(&format!("policy = '{}'\n", policy.name()));
+        let draft = crate::config::parse("test", &text, &|_| None).unwrap_or_else(|complaints| panic!("{complaints}"));
+        let pool = Arc::clone(&draft.compile(&mut Registry::new(1), None).pools[0]);
+        let nobody = Tried::default();
+        let start = 50 * TENTH_NS;
+        let ask = |now_ns, n: u32| {
+            let address = Some(IpAddr::from(Ipv4Addr::from(n)));
+            pick(&pool, &Caller { tried: &nobody, address, random: mix(n.into()), now_ns, wish: None })
+        };
+        let taken = |now_ns| (0..20).filter(|n| matches!(ask(now_ns, *n), Pick::Server(_))).count();
+        assert_eq!(taken(start), 3, "{policy:?}: a burst of two, and of one");
+        assert!(!has_room(&pool, &nobody, start), "{policy:?}");
+        assert_eq!(next_ns(&pool, &nobody, start), Some(start + TENTH_NS), "{policy:?}");
+        assert_eq!(taken(start + TENTH_NS / 2), 0, "{policy:?}");
+        assert!(has_room(&pool, &nobody, start + TENTH_NS), "{policy:?}");
+        assert_eq!(taken(start + TENTH_NS), 2, "{policy:?}");
+        assert_eq!(taken(start + 9 * TENTH_NS), 3, "{policy:?}");
+        // Of two limits both hold; time alone brings no place on a server that is full.
+        assert_eq!(taken(start + 99 * TENTH_NS), 2, "{policy:?}");
+        assert_eq!(next_ns(&pool, &nobody, start + 99 * TENTH_NS), Some(start + 100 * TENTH_NS), "{policy:?}");
+        let active = |server: usize| pool.servers[server].ledger.active.load(Ordering::Relaxed);
+        assert_eq!((active(0), active(1)), (7, 3), "{policy:?}");
     }
 }

@@ -1,5 +1,6 @@
 //! Small tools that know nothing of load balancing.
 
+pub mod bucket;
 pub mod counter;
 pub mod digest;
 pub mod histogram;

@@ -7,6 +7,7 @@ use super::ledger::Registry;
 use super::maglev::{self, Share};
 use super::plan::{Address, Listener, Plan, Policy, Pool, Server};
 use super::rotation::rotation;
+use crate::base::bucket::Rate;
 use crate::base::digest::digest;
 
 impl Draft {
@@ -65,6 +66,7 @@ fn same_pool(draft: &PoolDraft, old: &Pool) -> bool {
         && draft.policy == old.policy
         && draft.terms == old.terms
         && draft.care == old.care
+        && draft.slow_start_ms == old.slow_start_ms
         && draft.servers.len() == old.servers.len()
         && draft.servers.iter().zip(&old.servers).all(|(draft, old)| same_server(draft, old))
 }
@@ -74,6 +76,7 @@ fn same_server(draft: &ServerDraft, old: &Server) -> bool {
         && draft.address.value == old.address
         && draft.weight == old.weight
         && draft.max_connections == old.max_connections
+        && draft.connect_rate == old.connect_rate
         && draft.backup == old.backup
 }
 
@@ -103,9 +106,11 @@ fn compile_pool(draft: &PoolDraft, registry: &mut Registry) -> Pool {
                 Vec::new()
             }
         },
+        is_paced: servers.iter().any(|server| server.rate.is_some()),
         servers,
         terms: draft.terms.clone(),
         care: draft.care.clone(),
+        slow_start_ms: draft.slow_start_ms,
         ledger: registry.pool(&draft.name.value),
     }
 }
@@ -122,6 +127,10 @@ fn compile_server(pool: &str, draft: &ServerDraft, registry: &mut Registry) -> S
         },
         weight: draft.weight,
         max_connections: draft.max_connections,
+        connect_rate: draft.connect_rate,
+        rate: draft
+            .connect_rate
+            .map(|rate| Rate::new(rate.count, u64::from(rate.per.seconds()) * 1_000_000_000, rate.burst)),
         backup: draft.backup,
         ledger: registry.server(pool, &draft.name.value, &address.to_string()),
     }

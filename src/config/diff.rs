@@ -227,7 +227,7 @@ fn pool(old: Option<&Pool>, new: Option<&Pool>) -> Option<PoolDiff> {
     (!same).then(|| PoolDiff { name: either.name.to_string(), change, settings, servers, reordered })
 }
 
-fn pool_settings(pool: &Pool) -> [(&'static str, String); 15] {
+fn pool_settings(pool: &Pool) -> [(&'static str, String); 16] {
     // Taking it apart makes a new term fail to compile until it is compared.
     let Terms {
         connect_ms,
@@ -258,6 +258,7 @@ fn pool_settings(pool: &Pool) -> [(&'static str, String); 15] {
         ("eject", print_eject(*eject)),
         ("fail_open", fail_open.to_string()),
         ("on_down", print::string(on_down.name())),
+        ("slow_start", print::duration(pool.slow_start_ms)),
     ]
 }
 
@@ -277,7 +278,15 @@ fn servers(old: &[Server], new: &[Server]) -> Vec<ServerDiff> {
         change,
         settings,
     };
-    let defaults = || [("weight", "1".into()), ("max_connections", none()), ("backup", "false".into())];
+    let defaults = || {
+        [
+            ("weight", "1".into()),
+            ("max_connections", none()),
+            ("connect_rate", none()),
+            ("connect_burst", none()),
+            ("backup", "false".into()),
+        ]
+    };
     let mut found = Vec::new();
     for server in old {
         if !after.contains_key(&(&*server.name, &server.address)) {
@@ -299,12 +308,18 @@ fn servers(old: &[Server], new: &[Server]) -> Vec<ServerDiff> {
     found
 }
 
-fn server_settings(server: &Server) -> [(&'static str, String); 3] {
+fn server_settings(server: &Server) -> [(&'static str, String); 5] {
     let most = match server.max_connections {
         0 => none(),
         n => n.to_string(),
     };
-    [("weight", server.weight.to_string()), ("max_connections", most), ("backup", server.backup.to_string())]
+    [
+        ("weight", server.weight.to_string()),
+        ("max_connections", most),
+        ("connect_rate", server.connect_rate.map_or_else(none, print::connect_rate)),
+        ("connect_burst", server.connect_rate.map_or_else(none, |rate| rate.burst.to_string())),
+        ("backup", server.backup.to_string()),
+    ]
 }
 
 impl fmt::Display for Change {

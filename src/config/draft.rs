@@ -9,7 +9,7 @@ use toml::de::DeTable;
 
 use super::complaints::{At, Complaints, Located};
 use super::limits::FILE_BYTES_MAX;
-use super::plan::{Address, Admin, Care, Global, Kind, Log, Policy, RoleWish, Terms};
+use super::plan::{Address, Admin, Care, ConnectRate, Global, Kind, Log, Policy, RoleWish, Terms};
 use super::read::Reader;
 use super::{rules, sections, syntax};
 
@@ -46,6 +46,7 @@ pub(super) struct PoolDraft {
     /// Something about its servers could not be read: what is missing here may stand in the file.
     pub(super) broken: bool,
     pub(super) terms: Terms,
+    pub(super) slow_start_ms: u32,
     /// Where `terms.queue` was given.
     pub(super) queue_at: At,
     /// Where each of `terms.sources` was given.
@@ -63,6 +64,7 @@ pub(super) struct ServerDraft {
     pub(super) address: Located<Address>,
     pub(super) weight: u16,
     pub(super) max_connections: u32,
+    pub(super) connect_rate: Option<ConnectRate>,
     pub(super) backup: bool,
 }
 

@@ -39,6 +39,7 @@ pub(super) const POOL: Keys = Keys {
         "half_close_timeout",
         "max_lifetime",
         "queue",
+        "slow_start",
         "source",
         "keepalive",
         "user_timeout",
@@ -47,11 +48,11 @@ pub(super) const POOL: Keys = Keys {
         "fail_open",
         "on_down",
     ],
-    later: &["slow_start", "send_proxy"],
+    later: &["send_proxy"],
 };
 pub(super) const SERVER: Keys = Keys {
     place: "an entry of `servers`",
-    now: &["name", "address", "weight", "max_connections", "backup"],
+    now: &["name", "address", "weight", "max_connections", "connect_rate", "connect_burst", "backup"],
     later: &[],
 };
 pub(super) const KEEPALIVE: Keys = Keys { place: "`keepalive`", now: &["idle", "interval", "count"], later: &[] };

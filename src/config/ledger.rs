@@ -12,6 +12,7 @@ use crossbeam::utils::CachePadded;
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::bucket::Bucket;
 use crate::base::counter::{Counter, Gauge, PerWorker};
 use crate::base::histogram::Histogram;
 
@@ -71,13 +72,16 @@ pub struct PoolLedger {
 pub struct Line {
     /// How many wait. Read at the end of every session, so it has a cache line that is quiet as long as nobody waits.
     waiting: CachePadded<AtomicU32>,
+    /// How many of them have tried a server before.
+    again: AtomicU32,
     /// By worker: since when the first waits there, in nanoseconds of `CLOCK_MONOTONIC`; 0: nobody does.
     since_ns: PerWorker<AtomicU64>,
 }
 
 impl Line {
     fn new(workers: usize) -> Self {
-        Self { waiting: CachePadded::new(AtomicU32::new(0)), since_ns: PerWorker::new(workers) }
+        let waiting = CachePadded::new(AtomicU32::new(0));
+        Self { waiting, again: AtomicU32::new(0), since_ns: PerWorker::new(workers) }
     }
 
     /// How many wait.
@@ -92,14 +96,22 @@ impl Line {
         self.waiting.load(Ordering::SeqCst) > 0
     }
 
-    /// One more waits; false if `limit` do already.
-    pub fn enter(&self, limit: u32) -> bool {
-        let more = |now| (now < limit).then_some(now + 1);
-        self.waiting.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
+    /// Whether anybody waits who has tried a server before: room for him may be where there is none for others.
+    pub fn has_again(&self) -> bool {
+        self.again.load(Ordering::SeqCst) > 0
     }
 
-    /// One waits no longer. Once for each [`Line::enter`] that let one in.
-    pub fn leave(&self) {
+    /// One more waits, who may have tried a server before; false if `limit` wait already.
+    pub fn enter(&self, limit: u32, again: bool) -> bool {
+        let more = |now| (now < limit).then_some(now + 1);
+        let entered = self.waiting.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok();
+        self.again.fetch_add(u32::from(entered && again), Ordering::SeqCst);
+        entered
+    }
+
+    /// One waits no longer. Once for each [`Line::enter`] that let one in, and with the same word.
+    pub fn leave(&self, again: bool) {
+        self.again.fetch_sub(u32::from(again), Ordering::SeqCst);
         self.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 
@@ -145,6 +157,14 @@ pub struct ServerLedger {
     /// All that a pick asks, in one word: [`Standing`] in bits 0 and 1, [`Health`] in 2 and 3, [`EJECTED`], and [`Office`]
     /// from bit 5 on.
     state: AtomicU32,
+    /// How much of its weight and of its places it has now, in thousandths; see [`ServerLedger::warmth`].
+    warmth: AtomicU32,
+    /// How long it takes to have all of them after it came into service, in milliseconds; 0: no time.
+    slow_start_ms: AtomicU32,
+    /// How long it has been in service, as long as it ramps, in milliseconds.
+    ramped_ms: AtomicU32,
+    /// The connects its `connect_rate` leaves.
+    pub connects: Bucket,
     /// Connects that failed in a row.
     failures: AtomicU32,
     /// One tally a worker.
@@ -172,6 +192,9 @@ pub struct Bulletin {
     /// How long that took.
     pub last_took: Duration,
 }
+
+/// [`ServerLedger::warmth`] of a server that does not ramp.
+pub const WARM: u32 = 1_000;
 
 /// What one worker counted for one server.
 #[derive(Debug, Default)]
@@ -263,6 +286,11 @@ pub enum Office {
     },
 }
 
+/// Whether nothing speaks against it.
+fn is_in_service(state: u32) -> bool {
+    state & (STANDING | UNPROVEN | EJECTED) == 0
+}
+
 /// What speaks against a server, and may be overlooked when nobody is left of whom nothing does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overlook {
@@ -284,7 +312,7 @@ impl ServerLedger {
         let state = self.state.load(Ordering::Relaxed);
         let is_down = state & HEALTH == (Health::Down as u32) << HEALTH_SHIFT;
         match overlook {
-            Overlook::Nothing => state & (STANDING | UNPROVEN | EJECTED) == 0,
+            Overlook::Nothing => is_in_service(state),
             Overlook::Checking => state & (STANDING | EJECTED) == 0 && !is_down,
             Overlook::Ejection => state & STANDING == 0 && !is_down,
             Overlook::Health => state & STANDING == 0,
@@ -301,7 +329,7 @@ impl ServerLedger {
         }
     }
 
-    /// Changes it; the next pick sees it.
+    /// Changes it; the next pick sees it. One that comes into service ramps, if its pool says so. For the control thread.
     pub fn set_standing(&self, standing: Standing) {
         self.set(STANDING, standing as u32);
     }
@@ -316,7 +344,7 @@ impl ServerLedger {
         }
     }
 
-    /// Changes it; the next pick sees it.
+    /// Changes it; the next pick sees it. As [`ServerLedger::set_standing`].
     pub fn set_health(&self, health: Health) {
         self.set(HEALTH, (health as u32) << HEALTH_SHIFT);
     }
@@ -370,13 +398,22 @@ impl ServerLedger {
         self.state.load(Ordering::Relaxed) & EJECTED != 0
     }
 
-    /// Ejects it, or lets it back in; the next pick sees it.
+    /// Ejects it, or lets it back in; the next pick sees it. As [`ServerLedger::set_standing`].
     pub fn set_ejected(&self, ejected: bool) {
         self.set(EJECTED, if ejected { EJECTED } else { 0 });
     }
 
-    /// Changes the bits of `mask`, which others than their owner leave alone.
+    /// Changes the bits of `mask`, which others than their owner leave alone. One that comes into service by it ramps: it has
+    /// been away, or it is new and has only now been found to work. Not so one that was there when the daemon started.
     fn set(&self, mask: u32, bits: u32) {
+        let before = self.state.load(Ordering::Relaxed);
+        let after = before & !mask | bits;
+        if !is_in_service(before) && is_in_service(after) {
+            let unproven = before & (STANDING | EJECTED) == 0 && before & HEALTH == UNPROVEN;
+            if !unproven || self.warmth() < WARM {
+                self.ramp();
+            }
+        }
         let change = |state: u32| Some(state & !mask | bits);
         // Never refused: `change` always has an answer.
         let _ = self.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
@@ -406,6 +443,41 @@ impl ServerLedger {
     pub fn bulletin(&self) -> MutexGuard<'_, Bulletin> {
         // A bulletin is text for people: half of one does no harm.
         self.bulletin.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How much of its weight and of its `max_connections` it has now, in thousandths: [`WARM`], or less while it ramps.
+    #[inline]
+    pub fn warmth(&self) -> u32 {
+        self.warmth.load(Ordering::Relaxed)
+    }
+
+    /// Sets how long it takes from coming into service to a full share, in milliseconds; 0: no time. One that ramps goes on
+    /// in the new time. For the control thread.
+    pub fn set_slow_start(&self, slow_start_ms: u32) {
+        self.slow_start_ms.store(slow_start_ms, Ordering::Relaxed);
+        self.ramp_by(0);
+    }
+
+    /// It comes into service: begins to ramp, if it does. For the control thread.
+    pub fn ramp(&self) {
+        if self.slow_start_ms.load(Ordering::Relaxed) > 0 {
+            self.ramped_ms.store(0, Ordering::Relaxed);
+            self.warmth.store(1, Ordering::Relaxed);
+        }
+    }
+
+    /// So many milliseconds more have passed; whether it ramps. For the control thread.
+    pub fn ramp_by(&self, ms: u32) -> bool {
+        if self.warmth() >= WARM {
+            return false;
+        }
+        let ramped_ms = self.ramped_ms.load(Ordering::Relaxed).saturating_add(ms);
+        self.ramped_ms.store(ramped_ms, Ordering::Relaxed);
+        let whole = self.slow_start_ms.load(Ordering::Relaxed);
+        let share = u64::from(ramped_ms) * u64::from(WARM) / u64::from(whole.max(1));
+        let share = if whole == 0 { WARM } else { u32::try_from(share).unwrap_or(WARM).clamp(1, WARM) };
+        self.warmth.store(share, Ordering::Relaxed);
+        true
     }
 }
 
@@ -456,6 +528,10 @@ impl Registry {
         recall(&mut self.servers, &identity, || ServerLedger {
             active: AtomicU32::new(0),
             state: AtomicU32::new(0),
+            warmth: AtomicU32::new(WARM),
+            slow_start_ms: AtomicU32::new(0),
+            ramped_ms: AtomicU32::new(0),
+            connects: Bucket::default(),
             failures: AtomicU32::new(0),
             tally: PerWorker::new(workers),
             checks: Default::default(),

@@ -86,6 +86,10 @@ pub const LIFETIME: Millis = Millis { default: 0, least: 10, most: 30 * DAY, zer
 pub const QUEUE_LIMIT: Count = Count::new(0, 1_000_000);
 /// `queue.timeout`.
 pub const QUEUE_TIMEOUT: Millis = Millis { default: 5 * SECOND, least: 1, most: HOUR, zero: None };
+/// The number in `connect_rate`, and `connect_burst`.
+pub const CONNECT_RATE: Count = Count::new(1, 1_000_000);
+/// `slow_start`: it is stepped about ten times a second.
+pub const SLOW_START: Millis = Millis { default: 0, least: SECOND, most: DAY, zero: Some("none") };
 /// `user_timeout`.
 pub const USER_TIMEOUT: Millis =
     Millis { default: 55 * SECOND, least: 100, most: DAY, zero: Some("the kernel's default") };

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::ledger::{ListenerLedger, PoolLedger, ServerLedger};
 
+use crate::base::bucket::Rate;
 pub use crate::base::limits::{SERVERS_MAX, WEIGHT_MAX, WORKERS_MAX};
 
 /// A whole configuration, ready to run.
@@ -172,6 +173,10 @@ pub struct Pool {
     pub terms: Terms,
     /// How its servers are looked after.
     pub care: Care,
+    /// Some server has a `connect_rate`.
+    pub is_paced: bool,
+    /// How long a server that comes into service takes to its full share, in milliseconds; 0: it has it at once.
+    pub slow_start_ms: u32,
     /// Its counts.
     pub ledger: Arc<PoolLedger>,
 }
@@ -452,6 +457,36 @@ pub struct Keepalive {
     pub count: u8,
 }
 
+/// `servers[].connect_rate` and `connect_burst`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectRate {
+    /// So many connects…
+    pub count: u32,
+    /// …in each of these…
+    pub per: Per,
+    /// …and so many at once after a pause.
+    pub burst: u32,
+}
+
+/// The unit of a rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Per {
+    /// `/s`
+    Second,
+    /// `/m`
+    Minute,
+}
+
+impl Per {
+    /// Its length, in seconds.
+    pub fn seconds(self) -> u32 {
+        match self {
+            Per::Second => 1,
+            Per::Minute => 60,
+        }
+    }
+}
+
 /// One server of a pool.
 #[derive(Debug)]
 pub struct Server {
@@ -467,6 +502,10 @@ pub struct Server {
     pub weight: u16,
     /// Most sessions at once; 0 is no limit.
     pub max_connections: u32,
+    /// How fast connects may follow each other; `None` is as fast as they come.
+    pub connect_rate: Option<ConnectRate>,
+    /// The same as a pick wants it.
+    pub rate: Option<Rate>,
     /// Used only when no other server is usable.
     pub backup: bool,
     /// Its counts, kept over reloads while name and address stay.

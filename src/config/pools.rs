@@ -9,7 +9,7 @@ use super::complaints::{At, Located, quote};
 use super::draft::{PoolDraft, ServerDraft};
 use super::keys;
 use super::limits;
-use super::plan::{Address, Keepalive, Kind, Policy, Queue, Terms};
+use super::plan::{Address, ConnectRate, Keepalive, Kind, Policy, Queue, Terms};
 use super::read::{Reader, Section, Value, kind};
 use super::sections::{Seen, meant, named};
 use super::value;
@@ -35,6 +35,7 @@ pub(super) fn pools(reader: &mut Reader<'_>, root: &Section<'_, '_>, seen: &mut 
         let policy = reader.choice(&section, "policy", &policies, &[]);
         let (servers, broken) = servers(reader, &name.value, &section);
         let (terms, sources_at) = terms(reader, &section, kind);
+        let slow_start = reader.duration(&section, "slow_start", &limits::SLOW_START);
         let queue_at = section.table.get("queue").map_or(section.at.clone(), |value| value.span());
         let (care, check_at, check_off) = care(reader, &section, kind);
         let servers_at = section.table.get("servers").map_or(section.at.clone(), |value| value.span());
@@ -46,6 +47,7 @@ pub(super) fn pools(reader: &mut Reader<'_>, root: &Section<'_, '_>, seen: &mut 
             servers_at,
             broken,
             terms,
+            slow_start_ms: slow_start.map_or(limits::SLOW_START.default, |time| time.value),
             queue_at,
             sources_at,
             care,
@@ -219,14 +221,32 @@ fn server(reader: &mut Reader<'_>, pool: &str, table: &DeTable<'_>, at: At) -> O
     };
     let weight = reader.count(&section, "weight", limits::WEIGHT);
     let most = reader.count(&section, "max_connections", limits::CONNECTIONS);
+    let connect_rate = connect_rate(reader, &section);
     let backup = reader.boolean(&section, "backup");
     Some(ServerDraft {
         name: name?,
         address: address?,
         weight: weight.and_then(|weight| u16::try_from(weight.value).ok()).unwrap_or(1),
         max_connections: most.map_or(0, |most| most.value),
+        connect_rate,
         backup: backup.unwrap_or(false),
     })
+}
+
+/// A rate has a burst of a tenth of a second, unless the file says otherwise.
+fn connect_rate(reader: &mut Reader<'_>, section: &Section<'_, '_>) -> Option<ConnectRate> {
+    let burst = reader.count(section, "connect_burst", limits::CONNECT_RATE);
+    let Some(value) = section.table.get("connect_rate") else {
+        if let Some(burst) = burst {
+            let help = "add `connect_rate = \"200/s\"`, or take `connect_burst` out";
+            reader.advise(&burst.at, "`connect_burst` without `connect_rate`", help);
+        }
+        return None;
+    };
+    let text = reader.string("connect_rate", value)?;
+    let (count, per) = reader.check(&text.at, value::rate(&text.value))?.value;
+    let usual = (count / per.seconds() / 10).max(1);
+    Some(ConnectRate { count, per, burst: burst.map_or(usual, |burst| burst.value) })
 }
 
 /// A server has one address: "every address" is none.

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use super::checks::{print_check, print_eject};
 use super::draft::{Draft, PoolDraft};
-use super::plan::{Engine, Keepalive, Kind, LogFormat, LogTarget, Policy, Queue, Workers};
+use super::plan::{ConnectRate, Engine, Keepalive, Kind, LogFormat, LogTarget, Per, Policy, Queue, Workers};
 use super::value::{duration_text, unexpanded};
 
 impl Draft {
@@ -84,6 +84,9 @@ fn write_pool(out: &mut String, pool: &PoolDraft) -> std::fmt::Result {
         if server.max_connections > 0 {
             write!(out, ", max_connections = {}", server.max_connections)?;
         }
+        if let Some(rate) = server.connect_rate {
+            write!(out, ", connect_rate = {}, connect_burst = {}", connect_rate(rate), rate.burst)?;
+        }
         writeln!(out, ", backup = {} }},", server.backup)?;
     }
     writeln!(out, "]")?;
@@ -98,6 +101,7 @@ fn write_pool(out: &mut String, pool: &PoolDraft) -> std::fmt::Result {
     writeln!(out, "keepalive = {}", keepalive(terms.keepalive))?;
     writeln!(out, "user_timeout = {}", duration(terms.user_timeout_ms))?;
     writeln!(out, "queue = {}", queue(terms.queue))?;
+    writeln!(out, "slow_start = {}", duration(pool.slow_start_ms))?;
     let care = &pool.care;
     match print_check(care.check.as_ref()) {
         Some(check) => writeln!(out, "check = {check}")?,
@@ -106,6 +110,15 @@ fn write_pool(out: &mut String, pool: &PoolDraft) -> std::fmt::Result {
     writeln!(out, "eject = {}", print_eject(care.eject))?;
     writeln!(out, "fail_open = {}", care.fail_open)?;
     writeln!(out, "on_down = \"{}\"", care.on_down.name())
+}
+
+/// `connect_rate` as its value in the file.
+pub(super) fn connect_rate(rate: ConnectRate) -> String {
+    let per = match rate.per {
+        Per::Second => "s",
+        Per::Minute => "m",
+    };
+    format!("\"{}/{per}\"", rate.count)
 }
 
 /// `queue` as its value in the file.

@@ -187,10 +187,14 @@ fn somebody_serves(reader: &mut Reader<'_>, draft: &Draft, pool: &PoolDraft) {
 
 /// A queue nobody ever waits in promises what it does not hold.
 fn somebody_can_be_full(reader: &mut Reader<'_>, pool: &PoolDraft) {
-    let limited = pool.servers.iter().any(|server| server.max_connections > 0);
+    let limited = pool.servers.iter().any(|server| server.max_connections > 0 || server.connect_rate.is_some());
     if pool.terms.queue.limit > 0 && !limited && !pool.broken {
         let message = format!("pool {} has a queue, and no server that could be full", quote(&pool.name.value));
-        reader.advise(&pool.queue_at, message, "give its servers `max_connections`, or take `queue` out");
+        reader.advise(
+            &pool.queue_at,
+            message,
+            "give its servers `max_connections` or `connect_rate`, or take `queue` out",
+        );
     }
 }
 

@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use super::complaints::quote;
-use super::limits::{NAME_BYTES_MAX, STRING_BYTES_MAX, UNIX_PATH_BYTES_MAX};
-use super::plan::Address;
+use super::limits::{CONNECT_RATE, Count, NAME_BYTES_MAX, STRING_BYTES_MAX, UNIX_PATH_BYTES_MAX};
+use super::plan::{Address, Per};
 
 /// What is wrong with a string, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +70,29 @@ pub(super) fn duration_text(ms: u64) -> String {
         }
     }
     text
+}
+
+/// Reads `"200/s"` or `"30/m"`.
+pub(super) fn rate(text: &str) -> Result<(u32, Per), Fault> {
+    let bad = || {
+        Fault::new(
+            format!("{} is no rate", quote(text)),
+            "write a number a second or a minute, like \"200/s\" or \"30/m\"",
+        )
+    };
+    let (count, per) = text.split_once('/').ok_or_else(bad)?;
+    let per = match per {
+        "s" => Per::Second,
+        "m" => Per::Minute,
+        _ => return Err(bad()),
+    };
+    let digits = !count.is_empty() && count.bytes().all(|b| b.is_ascii_digit());
+    let count = count.parse().ok().filter(|_| digits).ok_or_else(bad)?;
+    let Count { least, most, .. } = CONNECT_RATE;
+    if !(least..=most).contains(&count) {
+        return Err(Fault { message: format!("{} is out of range: {least} to {most}", quote(text)), help: None });
+    }
+    Ok((count, per))
 }
 
 /// Replaces `${VAR}` by what `env` says; `$${` stands for `${`. What was put in is not looked at again.
@@ -323,6 +346,15 @@ mod tests {
             duration("30").expect_err("no unit").help.as_deref(),
             Some("write \"30s\" for seconds, or \"30ms\" for milliseconds")
         );
+    }
+
+    #[test]
+    fn rates() {
+        assert_eq!(rate("200/s"), Ok((200, Per::Second)));
+        assert_eq!(rate("1/m"), Ok((1, Per::Minute)));
+        for text in ["", "/", "5", "5/", "/s", "5/h", "5 /s", "+5/s", "-5/s", "0/s", "1000001/s", "1.5/s", "5/s/s"] {
+            assert!(rate(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -30,6 +30,7 @@ use super::failure::Failure;
 use super::fleet::{Fleet, Word};
 use super::pace::Pace;
 use super::prober::{Order, Prober};
+use super::ramps::Ramps;
 use super::reload::{Answer, Prepared, Workshop, changes, needs_restart};
 use super::shortage;
 use super::signals::{Signal, Signals};
@@ -102,6 +103,7 @@ pub(super) fn conduct(
         log.say(Event::info("conductor", "one more ring is refused to the control thread; it does without"));
     }
     let prober = Prober::new(log.clone(), &board.panel.commons);
+    let ramps = Ramps::of(&board.panel.commons.scene.load().plan);
     let conductor = Conductor {
         source,
         habits,
@@ -113,6 +115,7 @@ pub(super) fn conduct(
         workshop,
         admin,
         prober,
+        ramps,
         runtime,
         before: None,
         turns: Vec::new(),
@@ -137,6 +140,7 @@ struct Conductor {
     workshop: Workshop,
     admin: AdminSockets,
     prober: Prober,
+    ramps: Ramps,
     runtime: Runtime,
     /// The text of the configuration before the one in force.
     before: Option<Arc<String>>,
@@ -209,6 +213,7 @@ impl Conductor {
         let mut look = self.looks();
         loop {
             let due = wishes.pace.due(Instant::now());
+            let step = self.ramps.due();
             tokio::select! {
                 signal = signals.next() => match signal {
                     Signal::Reload => wishes.pace.want(),
@@ -231,6 +236,9 @@ impl Conductor {
                     self.reload(&mut wishes).await;
                 }
                 Some(order) = self.prober.orders.recv() => self.pass_on(order),
+                () = sleep_until(step.unwrap_or_else(Instant::now).into()), if step.is_some() => {
+                    self.ramps.step(&self.board.panel.commons.scene.load().plan, &mut self.fleet);
+                }
                 () = sleep(RETRY), if self.fleet.has_unsent() => drop(self.fleet.deliver()),
                 _ = look.tick() => {
                     if let Some(worker) = self.fleet.deserter() {
@@ -355,6 +363,7 @@ impl Conductor {
         let known = |id| old.doors.iter().any(|(door, _)| door.id == id);
         mention_absent(&self.log, scene.doors.iter().filter(|(door, _)| !known(door.id)));
         self.prober.adopt(&plan);
+        self.ramps.adopt(&plan, &old.plan);
         self.fleet.publish(scene);
         self.workshop.doorman.forget(pairing.closed.iter());
         let closed = pairing.closed.iter().map(Arc::downgrade).collect();

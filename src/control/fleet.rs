@@ -83,7 +83,7 @@ impl Fleet {
         self.deliver();
     }
 
-    /// Has those who wait for a server of a pool look again.
+    /// Has the workers look after those who wait for a pool: it has more room than before.
     pub(super) fn call_waiting(&mut self, pool: &PoolLedger) {
         self.commons.call_waiting(pool, &mut self.bell);
     }

@@ -22,6 +22,7 @@ mod fleet;
 pub mod guest;
 mod pace;
 mod prober;
+mod ramps;
 pub mod reload;
 mod shortage;
 mod signals;

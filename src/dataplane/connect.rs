@@ -149,7 +149,7 @@ impl Shard {
     pub(super) fn choose(&mut self, key: Key, failed: Option<(Ending, i32)>, now: u64, kernel: &mut impl Kernel) {
         let mut failed = failed;
         loop {
-            let picked = self.pick(key);
+            let picked = self.pick(key, now);
             if let Pick::Server(server) = picked {
                 self.assign(key, server);
                 match self.begin(key, now, kernel) {
@@ -171,7 +171,7 @@ impl Shard {
     }
 
     /// Claims a place on a server for a session, unless others were here before.
-    pub(super) fn pick(&mut self, key: Key) -> Pick {
+    pub(super) fn pick(&mut self, key: Key, now: u64) -> Pick {
         let random = self.draw();
         let Some(session) = self.sessions.of(key) else { return Pick::None };
         let (life, pool) = (&session.life, &session.listener.pool);
@@ -179,7 +179,7 @@ impl Shard {
             return Pick::Full;
         }
         let (tried, address, wish) = (&life.tried, life.peer.map(|peer| peer.ip()), session.listener.role);
-        balance::pick(pool, &Caller { tried, address, random, wish })
+        balance::pick(pool, &Caller { tried, address, random, now_ns: now, wish })
     }
 
     /// Takes note of the server that was picked for a session.

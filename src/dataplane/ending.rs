@@ -26,6 +26,8 @@ pub enum Ending {
     NoServer,
     /// Every usable server is at its `max_connections`.
     ServersFull,
+    /// Every usable server has had all the connects its `connect_rate` allows, and the pool has no queue.
+    ConnectRate,
     /// Every usable server is full, and so is the queue (`queue.limit`).
     QueueFull,
     /// It waited for a place for `queue.timeout`, in vain.
@@ -58,7 +60,7 @@ pub enum Ending {
 
 impl Ending {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Ending; 24] = [
+    pub const ALL: [Ending; 25] = [
         Ending::Done,
         Ending::ClientReset,
         Ending::ClientGone,
@@ -69,6 +71,7 @@ impl Ending {
         Ending::NoPorts,
         Ending::NoServer,
         Ending::ServersFull,
+        Ending::ConnectRate,
         Ending::QueueFull,
         Ending::QueueTimeout,
         Ending::QueueLeft,
@@ -98,6 +101,7 @@ impl Ending {
             Ending::NoPorts => "no_ports",
             Ending::NoServer => "no_server",
             Ending::ServersFull => "servers_full",
+            Ending::ConnectRate => "connect_rate",
             Ending::QueueFull => "queue_full",
             Ending::QueueTimeout => "queue_timeout",
             Ending::QueueLeft => "queue_left",
@@ -125,7 +129,7 @@ impl Ending {
             Ending::ConnectRefused | Ending::ConnectUnreachable | Ending::NoServer => "SC",
             Ending::ConnectTimeout => "sC",
             Ending::NoPorts => "RC",
-            Ending::ServersFull | Ending::QueueFull => "SQ",
+            Ending::ServersFull | Ending::ConnectRate | Ending::QueueFull => "SQ",
             Ending::QueueTimeout => "sQ",
             Ending::QueueLeft => "CQ",
             Ending::GreetingRefused => "SH",

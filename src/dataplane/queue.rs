@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use super::ending::Ending;
-use super::session::Phase;
+use super::session::{Phase, Session};
 use super::shard::{Shard, micros, ms};
 use crate::balance::{self, Pick, Tried};
 use crate::base::slab::Key;
@@ -21,6 +21,8 @@ use crate::config::ledger::PoolLedger;
 use crate::config::plan::Pool;
 use crate::kernel::Kernel;
 
+/// Shortest time between two looks because of `connect_rate`: a burst gathers meanwhile.
+const LOOK_MIN_NS: u64 = 1_000_000;
 /// Times a worker looks in one turn, at most: what is left over waits for the next.
 const LOOKS_MAX: usize = 4;
 
@@ -34,6 +36,11 @@ pub(super) struct Queue {
     waiting: usize,
     /// There may be room.
     called: bool,
+    /// Since when the first had waited whom others saw here first since the last look; 0: they saw nobody. Who is called may be
+    /// gone when the look comes, and the call is then passed on from where he stood.
+    seen_ns: u64,
+    /// When to look because of `connect_rate` alone; `u64::MAX`: never.
+    look_ns: u64,
 }
 
 impl Shard {
@@ -44,9 +51,10 @@ impl Shard {
         let terms = pool.terms.queue;
         let tally = pool.ledger.tally.of(self.index);
         if terms.limit == 0 {
-            return Err(Ending::ServersFull);
+            let paced = pool.is_paced && balance::next_ns(&pool, &session.life.tried, now).is_some();
+            return Err(if paced { Ending::ConnectRate } else { Ending::ServersFull });
         }
-        if !pool.ledger.line.enter(terms.limit) {
+        if !pool.ledger.line.enter(terms.limit, session.life.tried.count() > 0) {
             tally.queue_full.bump();
             return Err(Ending::QueueFull);
         }
@@ -62,7 +70,8 @@ impl Shard {
         self.tidy(index);
         // What is seen from here on is newer than what others see of this session.
         fence(Ordering::SeqCst);
-        if balance::has_room(&pool, &tried) {
+        self.look_later(index, &pool, now);
+        if balance::has_room(&pool, &tried, now) {
             self.call_first(&pool, kernel);
         }
         Ok(())
@@ -82,7 +91,7 @@ impl Shard {
         session.life.queue_us = session.life.queue_us.saturating_add(waited_us);
         self.wheel.clear(key.index);
         let ledger = Arc::clone(&session.listener.pool.ledger);
-        ledger.line.leave();
+        ledger.line.leave(session.life.tried.count() > 0);
         ledger.tally.of(index).queue.record(u64::from(waited_us));
         let index = self.queue_of(&ledger);
         self.queues[index].waiting -= 1;
@@ -118,6 +127,7 @@ impl Shard {
         if self.desk().take_call() {
             self.expect_room();
         }
+        self.look_by_the_clock(now, kernel);
         for _ in 0..LOOKS_MAX {
             if !std::mem::take(&mut self.called) {
                 return;
@@ -171,8 +181,7 @@ impl Shard {
             self.queues[index].line.pop_front();
         }
         let ledger = Arc::clone(&self.queues[index].ledger);
-        let current = self.current(&ledger);
-        let room = current.is_none_or(|pool| balance::has_room(&pool, &Tried::default()));
+        let room = self.may_have_room(&ledger, now);
         if room || self.is_mixed(index) {
             for _ in 0..self.queues[index].line.len() {
                 let Some(key) = self.queues[index].line.pop_front() else { break };
@@ -183,15 +192,53 @@ impl Shard {
         }
         self.looking = false;
         self.tidy(index);
-        let current = self.current(&ledger);
-        if current.is_none_or(|pool| balance::has_room(&pool, &Tried::default())) {
-            self.call_next(&ledger, kernel);
+        if self.may_have_room(&ledger, now) {
+            self.call_next(&ledger, self.queues[index].seen_ns, kernel);
         }
+        self.queues[index].seen_ns = ledger.line.since_ns().nth(self.index).unwrap_or(0);
+        if let Some(pool) = self.first_pool(index) {
+            self.look_later(index, &pool, now);
+        }
+    }
+
+    /// Arranges the next look by the clock, if time alone may bring room: a `connect_rate` allows another connect then.
+    fn look_later(&mut self, index: usize, pool: &Pool, now: u64) {
+        if pool.is_paced {
+            let next_ns = balance::next_ns(pool, &Tried::default(), now).unwrap_or(0);
+            let least_ns = now + LOOK_MIN_NS;
+            self.queues[index].look_ns = self.queues[index].look_ns.min(next_ns.max(least_ns));
+        }
+    }
+
+    /// Looks that are due by the clock. Whoever has waited longest is called, here or elsewhere; and as long as somebody
+    /// waits here, so is the next look.
+    fn look_by_the_clock(&mut self, now: u64, kernel: &mut impl Kernel) {
+        for index in 0..self.queues.len() {
+            if self.queues[index].look_ns > now {
+                continue;
+            }
+            self.queues[index].look_ns = u64::MAX;
+            if let Some(pool) = self.first_pool(index) {
+                self.call_first(&pool, kernel);
+                self.look_later(index, &pool, now);
+            }
+        }
+    }
+
+    /// When a look is due by the clock.
+    pub(super) fn next_look_ns(&self) -> Option<u64> {
+        self.queues.iter().map(|queue| queue.look_ns).min().filter(|look_ns| *look_ns < u64::MAX)
+    }
+
+    /// The pool of the first who waits.
+    fn first_pool(&mut self, index: usize) -> Option<Arc<Pool>> {
+        let key = self.queues[index].line.iter().copied().find(|key| self.sessions.of(*key).is_some_and(is_waiting));
+        key.and_then(|key| self.sessions.of(key)).map(|session| Arc::clone(&session.listener.pool))
     }
 
     /// Gives a waiting session a server, if one has a place for it.
     fn serve(&mut self, key: Key, now: u64, kernel: &mut impl Kernel) -> bool {
-        let Pick::Server(server) = self.pick(key) else { return false };
+        let Pick::Server(server) = self.pick(key, now) else { return false };
         self.leave_queue(key, now);
         self.assign(key, server);
         if let Err(failed) = self.begin(key, now, kernel) {
@@ -208,10 +255,9 @@ impl Shard {
         }
     }
 
-    /// Calls the next worker in age after this one, or the first if nobody waits here.
-    fn call_next(&mut self, ledger: &Arc<PoolLedger>, kernel: &mut impl Kernel) {
-        let mine = ledger.line.since_ns().nth(self.index).unwrap_or(0);
-        let after = if mine > 0 { (mine, self.index) } else { (0, 0) };
+    /// Calls the next worker in age after this one, whose first has waited since `seen_ns`; or the first if nobody waits here.
+    fn call_next(&mut self, ledger: &Arc<PoolLedger>, seen_ns: u64, kernel: &mut impl Kernel) {
+        let after = if seen_ns > 0 { (seen_ns, self.index) } else { (0, 0) };
         let ages = (0..).zip(ledger.line.since_ns()).filter(|(_, since_ns)| *since_ns > 0);
         let next = ages.map(|(worker, since_ns)| (since_ns, worker)).filter(|age| *age > after).min();
         if let Some((_, worker)) = next {
@@ -234,6 +280,13 @@ impl Shard {
         self.scene.plan.pools.iter().find(|pool| Arc::ptr_eq(&pool.ledger, ledger)).cloned()
     }
 
+    /// Whether there may be room for somebody who waits, on this worker or another.
+    fn may_have_room(&self, ledger: &Arc<PoolLedger>, now: u64) -> bool {
+        let Some(pool) = self.current(ledger) else { return true };
+        let again = ledger.line.has_again() && balance::has_any_room(&pool, now);
+        again || balance::has_room(&pool, &Tried::default(), now)
+    }
+
     /// Whether those who wait go by different plans. Those of the old one came first, so the ends tell.
     fn is_mixed(&mut self, index: usize) -> bool {
         let line = &self.queues[index].line;
@@ -246,7 +299,7 @@ impl Shard {
     }
 
     fn is_queued(&mut self, key: Key) -> bool {
-        self.sessions.of(key).is_some_and(|session| session.phase == Phase::Queued)
+        self.sessions.of(key).is_some_and(is_waiting)
     }
 
     /// The index of the line of a pool.
@@ -255,7 +308,14 @@ impl Shard {
             return index;
         }
         let ledger = Arc::clone(ledger);
-        self.queues.push(Queue { ledger, line: VecDeque::new(), waiting: 0, called: false });
+        self.queues.push(Queue {
+            ledger,
+            line: VecDeque::new(),
+            waiting: 0,
+            called: false,
+            seen_ns: 0,
+            look_ns: u64::MAX,
+        });
         self.queues.len() - 1
     }
 
@@ -271,12 +331,20 @@ impl Shard {
             self.queues[index].line.pop_front();
         }
         let Self { queues, sessions, .. } = self;
-        let Queue { ledger, line, waiting, .. } = &mut queues[index];
+        let Queue { ledger, line, waiting, seen_ns, .. } = &mut queues[index];
         // Those who went from the middle may not outnumber those who stay.
         if line.len() > 2 * *waiting + 16 {
-            line.retain(|key| sessions.of(*key).is_some_and(|session| session.phase == Phase::Queued));
+            line.retain(|key| sessions.of(*key).is_some_and(is_waiting));
         }
         let first = line.front().and_then(|key| sessions.of(*key));
-        ledger.line.publish(self.index, first.map_or(0, |session| session.life.queued_ns));
+        let since_ns = first.map_or(0, |session| session.life.queued_ns);
+        ledger.line.publish(self.index, since_ns);
+        if *seen_ns == 0 {
+            *seen_ns = since_ns;
+        }
     }
+}
+
+fn is_waiting(session: &mut Session) -> bool {
+    session.phase == Phase::Queued
 }

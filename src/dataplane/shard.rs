@@ -128,7 +128,8 @@ impl Shard {
         let timers = self.wheel.next_ns();
         let doors = self.next_door_ns();
         let visits = self.visits.front().map(|visit| visit.due_ns);
-        let next = timers.into_iter().chain(evictions).chain(doors).chain(visits).min()?;
+        let looks = self.next_look_ns();
+        let next = timers.into_iter().chain(evictions).chain(doors).chain(visits).chain(looks).min()?;
         Some(next.saturating_sub(now).max(1))
     }
 

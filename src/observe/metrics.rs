@@ -15,7 +15,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use crate::base::histogram::{BOUNDS_US, Histogram};
-use crate::config::ledger::{Health, Office, PoolLedger, PoolTally, SHARE_WHOLE, Standing};
+use crate::config::ledger::{Health, Office, PoolLedger, PoolTally, SHARE_WHOLE, Standing, WARM};
 use crate::config::plan::{Kind, Listener, Plan, Pool, Server};
 use crate::dataplane::ending::{ConnectResult, Ending, GreetingError, Refusal};
 use crate::health::CheckResult;
@@ -356,6 +356,14 @@ fn for_servers(page: &mut Page, pools: &[Arc<Pool>]) -> Result<(), Error> {
             ([("pool", &*pool.name), ("server", &*server.name)], f64::from(active))
         }),
     )?;
+    page.gauges(
+        "ringway_server_warmth",
+        "How much of its weight and max_connections a server has now: 1, or less while it ramps (slow_start).",
+        servers(pools).map(|(pool, server)| {
+            let share = f64::from(server.ledger.warmth()) / f64::from(WARM);
+            ([("pool", &*pool.name), ("server", &*server.name)], share)
+        }),
+    )?;
     page.counters(
         "ringway_server_bytes",
         "Bytes relayed, also by sessions that still run; in is client to server.",
@@ -630,6 +638,7 @@ mod tests {
             "ringway_greeting_errors_total",
             "ringway_server_sessions",
             "ringway_server_bytes_total",
+            "ringway_server_warmth",
             "ringway_server_state",
             "ringway_retries_total",
             "ringway_queue_sessions",

@@ -128,6 +128,8 @@ pub(crate) mod tests {
             sockaddr: address.into(),
             weight: 1,
             max_connections: 0,
+            connect_rate: None,
+            rate: None,
             backup: false,
             ledger: registry.server("web", name, &address.to_string()),
         }
@@ -155,6 +157,8 @@ pub(crate) mod tests {
                 queue: Queue { limit: 0, timeout_ms: 5_000 },
             },
             care: Care::default(),
+            is_paced: false,
+            slow_start_ms: 0,
             ledger: registry.pool("web"),
         });
         let listener = Listener {

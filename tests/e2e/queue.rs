@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::harness::facts::await_that;
 use crate::harness::ground::Ground;
 use crate::harness::peers::{Server, ask, connect, exchange, read_exactly, reset};
-use crate::harness::ringway::{Ringway, Setup, listener, pool};
+use crate::harness::ringway::{Ringway, Setup, listener, one_pool, pool};
 
 /// Servers with one place each, and a queue before them.
 fn queued(front: SocketAddr, servers: &[SocketAddr], lines: &str) -> String {
@@ -111,6 +111,68 @@ fn a_reload_serves_those_who_wait() {
     await_waiting(&ringway, 0);
     assert!(clients.iter_mut().all(is_served));
     drop(clients);
+    ringway.end_well();
+}
+
+/// A server that a reload adds begins cold, and warms up.
+#[test]
+fn a_server_that_is_added_ramps() {
+    let ground = Ground::new();
+    let (one, two) = (Server::named(&ground, "a"), Server::named(&ground, "b"));
+    let front = ground.address();
+    let ringway = Ringway::start(&ground, &one_pool(front, &[one.address()], "slow_start = \"1h\""));
+    let share = |server| ringway.metric("ringway_server_warmth", &[("server", server)]);
+    assert_eq!(share("s0"), 1.0, "nobody is cold at the start");
+    ringway.reload_with(&one_pool(front, &[one.address(), two.address()], "slow_start = \"1h\""));
+    assert_eq!(share("s0"), 1.0);
+    assert!(share("s1") < 0.02, "{}", share("s1"));
+    let cold = (0..300).filter(|_| ask(front) == "b").count();
+    assert!(cold < 30, "{cold} of 300 sessions");
+    ringway.reload_with(&one_pool(front, &[one.address(), two.address()], "slow_start = \"1s\""));
+    ringway.await_metric("ringway_server_warmth", &[("server", "s1")], |share| share == 1.0);
+    assert_eq!((0..100).filter(|_| ask(front) == "b").count(), 50);
+    ringway.end_well();
+}
+
+#[test]
+fn a_server_is_not_stormed() {
+    let ground = Ground::new();
+    let (slow, fast) = (Server::named(&ground, "a"), Server::named(&ground, "b"));
+    let (front, alone) = (ground.address(), ground.address());
+    let slow =
+        format!("{{ name = \"slow\", address = \"{}\", connect_rate = \"1/m\", connect_burst = 2 }}", slow.address());
+    let fast = format!("{{ name = \"fast\", address = \"{}\" }}", fast.address());
+    let config = listener("front", &front.to_string(), "pool")
+        + &pool("pool", &[slow.clone(), fast], "")
+        + &listener("alone", &alone.to_string(), "alone")
+        + &pool("alone", &[slow], "");
+    let ringway = Ringway::start(&ground, &config);
+    let answers: Vec<String> = (0..20).map(|_| ask(front)).collect();
+    assert_eq!(answers.iter().filter(|answer| *answer == "a").count(), 2, "{answers:?}");
+    assert_eq!(answers.iter().filter(|answer| *answer == "b").count(), 18, "{answers:?}");
+    let answers: Vec<String> = (0..4).map(|_| ask(alone)).collect();
+    assert_eq!(answers, ["a", "a", "reset", "reset"]);
+    assert_eq!(ringway.record("connect_rate")["code"], "SQ");
+    assert_eq!(ringway.ended("connect_rate"), 2.0);
+    ringway.end_well();
+}
+
+#[test]
+fn who_comes_too_soon_waits_his_turn() {
+    let ground = Ground::new();
+    let server = Server::named(&ground, "a");
+    let front = ground.address();
+    let entry =
+        format!("{{ name = \"s0\", address = \"{}\", connect_rate = \"20/s\", connect_burst = 1 }}", server.address());
+    let config = listener("front", &front.to_string(), "pool") + &pool("pool", &[entry], "queue = { limit = 20 }");
+    let ringway = Setup::on(&ground).global("workers = 3").start(&config);
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        let asking: Vec<_> = (0..11).map(|_| scope.spawn(move || ask(front))).collect();
+        assert!(asking.into_iter().all(|thread| thread.join().expect("no panic") == "a"));
+    });
+    assert!(began.elapsed() >= Duration::from_millis(490), "{:?} for ten intervals of 50 ms", began.elapsed());
+    assert!(ringway.metric("ringway_queued_total", &[]) >= 9.0);
     ringway.end_well();
 }
 

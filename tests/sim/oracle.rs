@@ -13,10 +13,10 @@ use ringway::kernel::{Close, Errno, Sock, Token};
 use crate::flight::{FlightKey, Kind};
 use crate::scene::PoolTerms;
 use crate::socket::{Far, Hold, Socket};
-use crate::world::{SimDoor, World, note};
+use crate::world::{World, note};
 
 /// A timer may be this late: a tick of the wheel, and the rounding to it.
-const TICK_NS: u64 = 4_000_001;
+pub const TICK_NS: u64 = 4_000_001;
 /// Longest that bytes of a stream may wait untold: two visits, and some.
 const GATHER_NS: u64 = 2_500_000;
 
@@ -86,6 +86,7 @@ impl World {
         self.accepted += 1;
         if let Far::Client { door } = self.socks[id].far {
             self.socks[id].members = self.doors[door].members.clone();
+            self.socks[id].constant = self.doors[door].members.clone();
             self.socks[id].pool = self.doors[door].pool;
         }
         let sock = &mut self.socks[id];
@@ -169,36 +170,22 @@ impl World {
         let open = self.open_to(index);
         let full = target.max > 0 && open >= target.max;
         assert!(!full, "server {} has {open} sessions, which is all it may have", target.name);
+        if target.places().is_some_and(|places| open >= places) && !again {
+            let waits = self.terms(index).queue_limit > 0;
+            assert!(!waits, "session {number} does not wait for {} to warm up, which has {open} sessions", target.name);
+            self.check_overflow(number, index);
+        }
+        if !again {
+            let now = self.now;
+            let target = &mut self.targets[index];
+            let (interval_ns, slack_ns) = target.pace_ns();
+            let early = target.rate.is_some() && target.due_ns > now + slack_ns;
+            assert!(!early, "session {number} connects to {} sooner than its rate allows", target.name);
+            target.due_ns = target.due_ns.max(now) + interval_ns;
+        }
         let began_ns = self.now;
         let attempt = Attempt { target: index, began_ns, cancelled_ns: None, result: None, connected_ns: None };
         self.pairs[number].attempts.push(attempt);
-    }
-
-    /// Nobody who comes is served before those who wait on the same worker for the same servers.
-    fn check_turn(&self, number: usize) {
-        let pair = &self.pairs[number];
-        let client = &self.socks[pair.client];
-        if !pair.attempts.is_empty() {
-            return;
-        }
-        for (other, earlier) in self.pairs[..number].iter().enumerate() {
-            let waits = !earlier.over && earlier.attempts.is_empty() && earlier.lane == pair.lane;
-            let same = self.socks[earlier.client].members == client.members;
-            assert!(!(waits && same), "session {number} is served before session {other}, which waits");
-        }
-    }
-
-    /// Who waits, and has tried nobody, goes on under the new plan, if that leads to the same pool.
-    pub fn renew_waiting(&mut self, door: usize) {
-        let waits = self.pairs.iter().filter(|pair| !pair.over && pair.attempts.is_empty());
-        let SimDoor { listener, pool, members, .. } = &self.doors[door];
-        for client in waits.map(|pair| pair.client) {
-            let client = &mut self.socks[client];
-            let Far::Client { door } = client.far else { continue };
-            if self.doors[door].listener == *listener && client.pool == *pool {
-                client.members.clone_from(members);
-            }
-        }
     }
 
     /// Sockets open to a server.
@@ -406,48 +393,6 @@ impl World {
         }
     }
 
-    /// Sessions that wait for a place: there is none for them, and none has waited for too long. How many there are.
-    pub fn check_waiting(&mut self) -> usize {
-        let mut waiting = 0;
-        for (number, pair) in self.pairs.iter().enumerate() {
-            // A server that was let go is parted with once the watch on it has ended.
-            let served = |id: usize| self.socks[id].is_open() || !self.socks[id].flights.is_empty();
-            if pair.over || pair.server.is_some_and(served) {
-                continue;
-            }
-            waiting += 1;
-            let client = &self.socks[pair.client];
-            let untried = |index: &&usize| pair.attempts.iter().all(|attempt| attempt.target != **index);
-            let takes = |index: &&usize| {
-                let target = &self.targets[**index];
-                target.weight > 0 && target.standing == Standing::Ready && target.health != Health::Down
-            };
-            // From the first choice to the last resort.
-            let grade = |index: &usize| {
-                let target = &self.targets[*index];
-                (target.ejected, target.backup, !target.ejected && target.health == Health::Checking)
-            };
-            let usable: Vec<usize> = client.members.iter().filter(untried).filter(takes).copied().collect();
-            let best = usable.iter().map(grade).min();
-            let room = usable.iter().find(|index| {
-                let target = &self.targets[**index];
-                Some(grade(index)) == best && (target.max == 0 || self.open_to(**index) < target.max)
-            });
-            if let Some(room) = room {
-                panic!("session {number} waits though there is room on {}", self.targets[*room].name);
-            }
-            let terms = &self.pools[client.pool];
-            assert!(terms.queue_limit > 0, "session {number} waits for nothing");
-            let slack = TICK_NS + 2 * self.faults.latency_ns + 2 * self.faults.sluggish_ns;
-            let late = self.now > pair.bereft_ns + terms.queue_ns + slack;
-            assert!(!late, "session {number} waits for ever");
-        }
-        if waiting > 0 {
-            self.see("a session waits for a place");
-        }
-        waiting
-    }
-
     fn check_timers(&self, number: usize, pair: &Pair) {
         let Some(attempt) = pair.attempts.last() else { return };
         let terms = self.terms(attempt.target);
@@ -610,6 +555,10 @@ impl World {
             Ending::NoServer => must(pair.attempts.is_empty(), "a server was tried"),
             Ending::ServersFull => {
                 must(pair.attempts.is_empty() && queue.queue_limit == 0, "a server was tried, or it could have waited")
+            }
+            Ending::ConnectRate => {
+                let paced = client.members.iter().any(|index| self.targets[*index].rate.is_some());
+                must(pair.attempts.is_empty() && queue.queue_limit == 0 && paced, "no rate was exceeded")
             }
             Ending::QueueFull => {
                 let all = self.pairs.iter().filter(|other| self.socks[other.client].pool == client.pool).count();

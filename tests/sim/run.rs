@@ -18,6 +18,8 @@ use crate::world::{Errand, Trace, World, note};
 
 const WORKERS: usize = 2;
 const MS: u64 = 1_000_000;
+/// Time between two steps of a ramp.
+const RAMP_MS: u64 = 100;
 /// The longest a door pauses.
 const PAUSE_MAX_NS: u64 = 500 * MS;
 /// More steps than any honest run takes.
@@ -46,7 +48,7 @@ struct Run {
 }
 
 /// What a few hundred seeds must have met.
-pub const RARE: [&str; 27] = [
+pub const RARE: [&str; 28] = [
     "a peer that asks and waits",
     "a peer that closes whatever is still to be read",
     "a peer that falls silent",
@@ -69,6 +71,7 @@ pub const RARE: [&str; 27] = [
     "a client is told what the last server said",
     "a session that began before a reload connects to a server the reload removed",
     "a session is recorded while it lives",
+    "a server ramps",
     "a session waits for a place",
     "a splice",
     "a watch lapses",
@@ -116,10 +119,14 @@ impl Run {
                 self.world.schedule(at, errand);
             }
         }
-        let healths = if self.world.dice.chance(500) { 0 } else { self.world.dice.range(1, 12) };
+        let healthy = self.world.classic || self.world.dice.chance(500);
+        let healths = if healthy { 0 } else { self.world.dice.range(1, 12) };
         for _ in 0..healths {
             let at = self.world.now + self.world.dice.below(span);
             self.world.schedule(at, Errand::Health);
+        }
+        if self.world.pools.iter().any(|terms| terms.slow_start_ms > 0) {
+            self.world.schedule(self.world.now, Errand::Ramp);
         }
         if abrupt {
             let soon = self.world.rng.range(span / 2, span);
@@ -238,7 +245,14 @@ impl Run {
                 note!(self.world, "reload: generation {}", scene.plan.generation);
                 self.commons.scene.store(Arc::new(scene));
                 for lane in 0..WORKERS {
-                    self.post(lane, Mail::NewScene);
+                    // A box may be full, and the letter sent again later.
+                    if !self.world.classic && self.world.extra.chance(300) {
+                        let at = self.world.now + self.world.extra.below(50 * MS);
+                        self.world.letters += 1;
+                        self.world.schedule(at, Errand::Letter(lane));
+                    } else {
+                        self.post(lane, Mail::NewScene);
+                    }
                 }
             }
             Errand::Standing => {
@@ -252,6 +266,22 @@ impl Run {
                     }
                 }
                 self.call_waiting();
+            }
+            Errand::Letter(lane) => {
+                self.world.letters -= 1;
+                self.post(lane, Mail::NewScene);
+            }
+            Errand::Ramp => {
+                let pools: Vec<_> = self.stage.plan.iter().flat_map(|plan| &plan.pools).cloned().collect();
+                for pool in pools {
+                    let ramping = pool.servers.iter().filter(|server| server.ledger.ramp_by(RAMP_MS as u32)).count();
+                    if ramping > 0 {
+                        self.world.see("a server ramps");
+                        self.commons.call_waiting(&pool.ledger, &mut SimBell(&mut self.world));
+                    }
+                }
+                let next = self.world.now + RAMP_MS * MS;
+                self.world.schedule(next, Errand::Ramp);
             }
             Errand::Drain(lane) => self.post(lane, Mail::Drain),
             Errand::Stop(lane) => {
@@ -424,7 +454,7 @@ impl Run {
 
     /// When no worker has been rung, nobody waits who need not, and who waits is counted.
     fn check_waiting(&mut self) {
-        if self.world.lanes.iter().any(|lane| lane.rung_at.is_some()) {
+        if self.world.letters > 0 || self.world.lanes.iter().any(|lane| lane.rung_at.is_some()) {
             return;
         }
         let waiting = self.world.check_waiting();

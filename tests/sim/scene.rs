@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use ringway::config::ledger::{Health, ListenerLedger, Registry, ServerLedger, Standing};
-use ringway::config::plan::{Plan, Policy};
+use ringway::config::plan::{Plan, Policy, Pool};
 use ringway::dataplane::commons::{Door, Mail, Scene};
 use ringway::dataplane::ending::Ending;
 use ringway::dataplane::evict::{Eviction, Whom};
@@ -34,10 +34,14 @@ pub struct PoolTerms {
     /// Sessions that may wait for a place; 0: none.
     pub queue_limit: usize,
     pub queue_ns: u64,
+    /// 0: none.
+    pub slow_start_ms: u32,
+    /// How many of its servers, in a thousand, have a `connect_rate`.
+    pub paced: u32,
 }
 
 impl PoolTerms {
-    fn draw(rng: &mut Rng, extra: &mut Rng) -> Self {
+    fn draw(rng: &mut Rng, extra: &mut Rng, classic: bool) -> Self {
         let ms = |rng: &mut Rng, low: u64, high: u64| (low + rng.size(high - low)) * MS;
         Self {
             policy: rng.one_of(&Policy::ALL).name(),
@@ -47,9 +51,11 @@ impl PoolTerms {
             half_ns: ms(rng, 10, 3_000),
             lifetime_ns: if rng.chance(700) { 0 } else { ms(rng, 10, 5_000) },
             sources: rng.below(3) as usize,
-            gate: extra.chance(250),
-            queue_limit: if extra.chance(600) { 0 } else { extra.size(20) as usize },
+            gate: !classic && extra.chance(400),
+            queue_limit: if classic || extra.chance(400) { 0 } else { extra.size(20) as usize },
             queue_ns: ms(extra, 1, 2_000),
+            paced: if classic || extra.chance(700) { 0 } else { 700 },
+            slow_start_ms: if classic || extra.chance(500) { 0 } else { extra.range(1_000, 4_000) as u32 },
         }
     }
 
@@ -70,6 +76,10 @@ pub struct Target {
     pub pool: usize,
     pub weight: u64,
     pub max: u32,
+    /// Connects in a second, and at once; `None`: any number.
+    pub rate: Option<(u32, u32)>,
+    /// When the next connect would be due if they came evenly.
+    pub due_ns: u64,
     pub backup: bool,
     pub standing: Standing,
     /// What checks found.
@@ -80,6 +90,26 @@ pub struct Target {
     /// Not in the published plan; connections accepted after this many are not for it.
     pub removed_at: Option<u64>,
     pub ledger: Option<Arc<ServerLedger>>,
+}
+
+impl Target {
+    /// From the first choice to the last resort.
+    pub fn grade(&self) -> (bool, bool, bool) {
+        (self.ejected, self.backup, !self.ejected && self.health == Health::Checking)
+    }
+
+    /// Time from one connect to the next, and how early one may be.
+    pub fn pace_ns(&self) -> (u64, u64) {
+        let (rate, burst) = self.rate.unwrap_or((1_000_000_000, u32::MAX));
+        let interval_ns = 1_000_000_000 / u64::from(rate);
+        (interval_ns, interval_ns * u64::from(burst - 1))
+    }
+
+    /// The sessions it may have now, as far as it has warmed up; `None`: any number.
+    pub fn places(&self) -> Option<u32> {
+        let share = self.ledger.as_ref().map_or(1_000, |ledger| ledger.warmth());
+        (self.max > 0).then(|| (self.max * share).div_ceil(1_000).max(1))
+    }
 }
 
 /// Everything that is published, and was.
@@ -104,17 +134,21 @@ impl Stage {
     pub fn draw(world: &mut World) -> Self {
         let pools = world.rng.range(1, 2) as usize;
         for pool in 0..pools {
-            let terms = PoolTerms::draw(&mut world.rng, &mut world.extra);
+            let terms = PoolTerms::draw(&mut world.rng, &mut world.extra, world.classic);
             world.pools.push(terms);
             for member in 0..world.rng.range(1, 4) {
                 let rng = &mut world.rng;
                 let number = world.targets.len();
+                let paced = world.extra.chance(world.pools[pool].paced);
+                let rate = paced.then(|| (world.extra.range(1, 200) as u32, world.extra.range(1, 4) as u32));
                 world.targets.push(Target {
                     name: format!("s{number}"),
                     address: SocketAddr::from(([10, 0, 0, number as u8 + 1], 80)),
                     pool,
                     weight: if member > 0 && rng.chance(100) { 0 } else { rng.range(1, 3) },
                     max: if rng.chance(700) { 0 } else { rng.range(1, 4) as u32 },
+                    rate,
+                    due_ns: 0,
                     backup: member > 0 && rng.chance(200),
                     standing: Standing::Ready,
                     health: Health::Unchecked,
@@ -173,11 +207,13 @@ impl Stage {
         for (index, terms) in world.pools.iter().enumerate() {
             let _ = writeln!(text, "[pools.p{index}]\nservers = [");
             let members = world.targets.iter().filter(|target| target.pool == index && target.removed_at.is_none());
-            for Target { name, address, weight, max, backup, .. } in members {
+            for Target { name, address, weight, max, backup, rate, .. } in members {
+                let rate = rate.map(|(rate, burst)| format!(", connect_rate = '{rate}/s', connect_burst = {burst}"));
+                let rate = rate.unwrap_or_default();
                 let max = if *max > 0 { format!(", max_connections = {max}") } else { String::new() };
                 let _ = writeln!(
                     text,
-                    "{{ name = '{name}', address = '{address}', weight = {weight}, backup = {backup}{max} }},"
+                    "{{ name = '{name}', address = '{address}', weight = {weight}, backup = {backup}{max}{rate} }},"
                 );
             }
             let ms = |ns: u64| ns / MS;
@@ -186,7 +222,7 @@ impl Stage {
                 text,
                 "]\nkind = '{}'\ncheck = 'off'\npolicy = '{}'\nconnect_timeout = '{}ms'\nconnect_attempts = {}\nidle_timeout = '{}ms'\nhalf_close_timeout = \
                  '{}ms'\nmax_lifetime = '{}ms'\nsource = [{}]\n\
-                 queue = {{ limit = {}, timeout = '{}ms' }}",
+                 queue = {{ limit = {}, timeout = '{}ms' }}\nslow_start = '{}ms'",
                 if terms.gate { "mysql" } else { "tcp" },
                 terms.policy,
                 ms(terms.connect_ns),
@@ -196,7 +232,8 @@ impl Stage {
                 ms(terms.lifetime_ns),
                 sources.join(", "),
                 terms.queue_limit,
-                ms(terms.queue_ns)
+                ms(terms.queue_ns),
+                terms.slow_start_ms
             );
         }
         text
@@ -208,6 +245,7 @@ impl Stage {
         let draft = ringway::config::parse("simulated", &text, &|_| None)
             .unwrap_or_else(|complaints| panic!("{complaints}\n{text}"));
         let plan = Arc::new(draft.compile(&mut self.registry, self.plan.as_deref()));
+        self.warm_up(&plan);
         for target in &mut world.targets {
             let servers = plan.pools.iter().flat_map(|pool| &pool.servers);
             if let Some(server) = servers.into_iter().find(|server| *server.name == *target.name) {
@@ -248,6 +286,20 @@ impl Stage {
         }
         self.plan = Some(Arc::clone(&plan));
         Scene { plan, doors }
+    }
+
+    /// What `control::ramps` does at a reload: a server that comes to a pool begins cold.
+    fn warm_up(&self, plan: &Plan) {
+        for pool in &plan.pools {
+            let before = self.plan.iter().flat_map(|old| &old.pools).find(|before| before.name == pool.name);
+            for server in &pool.servers {
+                server.ledger.set_slow_start(pool.slow_start_ms);
+                let known = |pool: &Pool| pool.servers.iter().any(|known| Arc::ptr_eq(&known.ledger, &server.ledger));
+                if before.is_some_and(|before| !known(before)) {
+                    server.ledger.ramp();
+                }
+            }
+        }
     }
 
     /// Changes the standing of a server.

@@ -45,6 +45,8 @@ pub struct Socket {
     /// The pool it came to, and which of its servers were in the plan.
     pub pool: usize,
     pub members: Vec<usize>,
+    /// Those of them that were there from its beginning on.
+    pub constant: Vec<usize>,
     /// The session it belongs to.
     pub pair: Option<usize>,
     /// What it says first, if it is a server of `kind = "mysql"`.
@@ -95,6 +97,7 @@ impl Socket {
             accepted: 0,
             pool: 0,
             members: Vec::new(),
+            constant: Vec::new(),
             pair: None,
             greeting: None,
             flights: Vec::new(),

@@ -21,6 +21,10 @@ use crate::socket::{Far, Hold, Socket};
 /// Sockets of the simulation are numbered from here: real descriptors stand for doors.
 const SOCK_BASE: i32 = 1_000_000;
 
+/// Keeps the extras apart from everything else that is drawn; and has those seeds among the classic ones that are tests by
+/// name (`tests/sim.rs`).
+const EXTRA: u64 = 0x6A09_E667_F3BC_C911;
+
 /// Lines of what happened; `None` while nobody reads them.
 #[derive(Clone, Default)]
 pub struct Trace(pub Option<Rc<RefCell<Vec<String>>>>);
@@ -51,6 +55,10 @@ pub enum Errand {
     Standing,
     /// The control thread learns something of a server.
     Health,
+    /// A letter about a new scene comes late.
+    Letter(usize),
+    /// Servers that ramp have warmed up a little.
+    Ramp,
     /// A letter to a worker.
     Drain(usize),
     /// A letter to a worker.
@@ -108,8 +116,10 @@ pub struct World {
     pub rng: Rng,
     /// For which of several errnos a call gives: what is added to a list leaves everything else as it was drawn.
     pub dice: Rng,
-    /// For what was added to the world later: who has nothing of it lives as before.
+    /// For what was added to the world later. Half of all runs have nothing of it, and are what they were: what only shows
+    /// when most things work still shows there.
     pub extra: Rng,
+    pub classic: bool,
     pub faults: Faults,
     pub trace: Trace,
     pub socks: Vec<Socket>,
@@ -127,6 +137,8 @@ pub struct World {
     errands: u64,
     /// What is done is held against what must hold (`oracle`); not by scripts that do what no shard would.
     pub judged: bool,
+    /// Letters about a new scene that are still to be sent.
+    pub letters: usize,
     /// No peer does anything any more.
     pub frozen: bool,
     pub stopped: bool,
@@ -141,10 +153,12 @@ pub struct World {
 impl World {
     pub fn new(mut rng: Rng, workers: usize, trace: Trace) -> Self {
         let faults = Faults::draw(&mut rng);
+        let mut extra = Rng::new(rng.peek() ^ EXTRA);
         Self {
             now: 1_000_000_000 + rng.below(1 << 40),
             dice: Rng::new(rng.peek()),
-            extra: Rng::new(rng.peek() ^ 0x6A09_E667_F3BC_C908),
+            classic: extra.chance(500),
+            extra,
             rng,
             faults,
             trace,
@@ -160,6 +174,7 @@ impl World {
             agenda: BinaryHeap::new(),
             errands: 0,
             judged: true,
+            letters: 0,
             frozen: false,
             stopped: false,
             last_read: None,

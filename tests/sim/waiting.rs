@@ -1,0 +1,102 @@
+//! What must hold of sessions that wait for a place on a server, and of servers that ramp.
+
+use ringway::config::ledger::{Health, Standing};
+
+use crate::oracle::TICK_NS;
+use crate::scene::Target;
+use crate::socket::Far;
+use crate::world::{SimDoor, World};
+
+impl World {
+    /// Who goes to a server that has not warmed up so far finds no room elsewhere.
+    pub fn check_overflow(&self, number: usize, index: usize) {
+        let pair = &self.pairs[number];
+        let tried = |other: usize| pair.attempts.iter().any(|attempt| attempt.target == other);
+        for other in self.socks[pair.client].members.iter().copied().filter(|other| *other != index) {
+            let target = &self.targets[other];
+            let usable = target.weight > 0
+                && target.standing == Standing::Ready
+                && target.health != Health::Down
+                && !tried(other);
+            let class = |target: &Target| target.grade();
+            let same = class(target) == class(&self.targets[index]);
+            let room = target.places().is_none_or(|places| self.open_to(other) < places);
+            let room = room && (target.rate.is_none() || target.due_ns <= self.now + target.pace_ns().1);
+            assert!(!(usable && same && room), "session {number} goes to a cold server; {} has room", target.name);
+        }
+    }
+
+    /// Nobody who comes is served before those who wait on the same worker for the same servers.
+    pub fn check_turn(&self, number: usize) {
+        let pair = &self.pairs[number];
+        let client = &self.socks[pair.client];
+        if !pair.attempts.is_empty() {
+            return;
+        }
+        for (other, earlier) in self.pairs[..number].iter().enumerate() {
+            let waits = !earlier.over && earlier.attempts.is_empty() && earlier.lane == pair.lane;
+            let earlier = &self.socks[earlier.client];
+            let same = earlier.members == client.members && earlier.constant == client.constant;
+            assert!(!(waits && same), "session {number} is served before session {other}, which waits");
+        }
+    }
+
+    /// Who waits, and has tried nobody, goes on under the new plan, if that leads to the same pool.
+    pub fn renew_waiting(&mut self, door: usize) {
+        let waits = self.pairs.iter().filter(|pair| !pair.over && pair.attempts.is_empty());
+        let SimDoor { listener, pool, members, .. } = &self.doors[door];
+        for client in waits.map(|pair| pair.client) {
+            let client = &mut self.socks[client];
+            let Far::Client { door } = client.far else { continue };
+            if self.doors[door].listener == *listener && client.pool == *pool {
+                client.members.clone_from(members);
+                client.constant.retain(|index| members.contains(index));
+            }
+        }
+    }
+
+    /// Sessions that wait for a place: there is none for them, and none has waited for too long. How many there are.
+    pub fn check_waiting(&mut self) -> usize {
+        let mut waiting = 0;
+        for (number, pair) in self.pairs.iter().enumerate() {
+            // A server that was let go is parted with once the watch on it has ended.
+            let served = |id: usize| self.socks[id].is_open() || !self.socks[id].flights.is_empty();
+            if pair.over || pair.server.is_some_and(served) {
+                continue;
+            }
+            waiting += 1;
+            let client = &self.socks[pair.client];
+            let untried = |index: &&usize| pair.attempts.iter().all(|attempt| attempt.target != **index);
+            let takes = |index: &&usize| {
+                let target = &self.targets[**index];
+                target.weight > 0 && target.standing == Standing::Ready && target.health != Health::Down
+            };
+            // One that was served before its worker took up a new plan goes on under the old.
+            let members = if pair.attempts.is_empty() { &client.members } else { &client.constant };
+            let usable: Vec<usize> = members.iter().filter(untried).filter(takes).copied().collect();
+            let class = |index: &usize| self.targets[*index].grade();
+            let best = usable.iter().map(class).min();
+            let room = usable.iter().find(|index| {
+                let target = &self.targets[**index];
+                // Who waits for a rate looks at times.
+                let (_, slack_ns) = target.pace_ns();
+                let late_ns = 2_000_000 + 2 * self.faults.sluggish_ns + 2 * self.faults.latency_ns;
+                let soon = target.rate.is_some() && target.due_ns + late_ns > self.now + slack_ns;
+                let places = target.places().is_none_or(|places| self.open_to(**index) < places);
+                Some(class(index)) == best && places && !soon
+            });
+            if let Some(room) = room {
+                panic!("session {number} waits though there is room on {}", self.targets[*room].name);
+            }
+            let terms = &self.pools[client.pool];
+            assert!(terms.queue_limit > 0, "session {number} waits for nothing");
+            let slack = TICK_NS + 2 * self.faults.latency_ns + 2 * self.faults.sluggish_ns;
+            let late = self.now > pair.bereft_ns + terms.queue_ns + slack;
+            assert!(!late, "session {number} waits for ever");
+        }
+        if waiting > 0 {
+            self.see("a session waits for a place");
+        }
+        waiting
+    }
+}
