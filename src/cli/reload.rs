@@ -39,7 +39,7 @@ pub fn run(verb: &Reload) -> ExitCode {
     }
 }
 
-/// Runs the verb: 0 applied, 1 there is nothing to go back to, else as [`run`].
+/// Runs the verb: 0 applied, 1 there is nothing to go back to, else as for a reload.
 pub fn roll_back(verb: &Rollback) -> ExitCode {
     match verb.target.post("/v1/rollback").and_then(|reply| tell(reply, verb.json)) {
         Ok(code) => ExitCode::from(code),
