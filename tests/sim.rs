@@ -178,6 +178,6 @@ fn seed_5059_a_rested_door_kept_its_old_listener() {
 }
 
 #[test]
-fn seed_11092_a_closing_door_kept_its_old_listener() {
-    tell(11092, TAIL);
+fn seed_6457_a_closing_door_kept_its_old_listener() {
+    tell(6457, TAIL);
 }
