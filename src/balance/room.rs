@@ -1,8 +1,8 @@
 //! Whether a server has room for one more session: its places, of which a server that ramps (`slow_start`) gives out only
-//! a share.
+//! a part, its *warmth*.
 //!
-//! The share is soft. It thins: of the sessions that would go to the server only that share does, the others go to the next.
-//! And it narrows `max_connections`, by the same share. But when nobody else has room, a server that ramps takes what its
+//! Warmth is soft. It thins: of the sessions that would go to the server only that part does, the others go to the next.
+//! And it narrows `max_connections`, by the same part. But when nobody else has room, a server that ramps takes what its
 //! real limit allows, for a slow answer is better than none; unless the session can wait for a place instead (`queue`).
 //!
 //! And whether it may be connected to so soon after the last time (`connect_rate`): one that may not is as good as full.
@@ -17,24 +17,24 @@ use crate::config::plan::{Pool, Server};
 /// Whether this session is one of those that a server which ramps leaves to the next. `salt` makes draws of one session
 /// differ.
 pub(super) fn is_spared(server: &Server, caller: &Caller<'_>, salt: u64) -> bool {
-    let share = server.ledger.warmth();
-    share < WARM && mix(caller.random ^ salt) % u64::from(WARM) >= u64::from(share)
+    let warmth = server.ledger.warmth();
+    warmth < WARM && mix(caller.random ^ salt) % u64::from(WARM) >= u64::from(warmth)
 }
 
 /// The same by client: one whose server ramps goes elsewhere, and comes back once, when it has warmed up so far.
 pub(super) fn is_spared_for(server: &Server, client: u64) -> bool {
-    let share = server.ledger.warmth();
-    share < WARM && mix(server.key ^ client) % u64::from(WARM) >= u64::from(share)
+    let warmth = server.ledger.warmth();
+    warmth < WARM && mix(server.key ^ client) % u64::from(WARM) >= u64::from(warmth)
 }
 
 /// The places it gives out now; `None` is no limit.
 fn places(server: &Server) -> Option<u32> {
-    let share = server.ledger.warmth();
+    let warmth = server.ledger.warmth();
     match server.max_connections {
         0 => None,
-        most if share >= WARM => Some(most),
+        most if warmth >= WARM => Some(most),
         most => {
-            let soft = (u64::from(most) * u64::from(share)).div_ceil(u64::from(WARM));
+            let soft = (u64::from(most) * u64::from(warmth)).div_ceil(u64::from(WARM));
             // Not more than `most`, which fits. One at least: who gets nothing never warms up.
             Some(u32::try_from(soft).unwrap_or(most).max(1))
         }
