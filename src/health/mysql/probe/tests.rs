@@ -84,6 +84,17 @@ fn opened(probe: &mut Probe) -> SocketId {
     }
 }
 
+/// A probe that has answered a server's greeting.
+fn greeted() -> (Probe, SocketId) {
+    let mut probe = probe();
+    probe.begin(0);
+    let id = opened(&mut probe);
+    probe.connected(id);
+    probe.received(id, &packets(0, &[GREETING]), 0);
+    orders(&mut probe);
+    (probe, id)
+}
+
 /// A whole first round with a writable server.
 fn log_in(probe: &mut Probe, now: u64) -> SocketId {
     probe.begin(now);
@@ -237,12 +248,7 @@ fn a_handshake_goes_on_after_the_time_of_its_round() {
 
 #[test]
 fn an_account_of_another_plugin_ends_the_handshake_without_a_password() {
-    let mut probe = probe();
-    probe.begin(0);
-    let id = opened(&mut probe);
-    probe.connected(id);
-    probe.received(id, &packets(0, &[GREETING]), 0);
-    orders(&mut probe);
+    let (mut probe, id) = greeted();
     let switch = [b"\xfeclient_ed25519\0".as_slice(), &[7; 32]].concat();
     let mut wire = Vec::new();
     packet::put(&mut wire, 2, &switch);
@@ -258,12 +264,7 @@ fn an_account_of_another_plugin_ends_the_handshake_without_a_password() {
 /// The example of "Protocol::AuthSwitchRequest", with an account of `mysql_native_password`.
 #[test]
 fn a_switch_of_plugins() {
-    let mut probe = probe();
-    probe.begin(0);
-    let id = opened(&mut probe);
-    probe.connected(id);
-    probe.received(id, &packets(0, &[GREETING]), 0);
-    orders(&mut probe);
+    let (mut probe, id) = greeted();
     let switch = "fe6d7973716c5f6e61746976655f70617373776f7264007a51673469 6f4e79363d72484e2f3e2d62294100";
     probe.received(id, &packets(2, &[switch]), 0);
     let answer = said(&mut probe, id);
