@@ -120,6 +120,17 @@ impl Line {
         self.since_ns.of(worker).store(since_ns, Ordering::SeqCst);
     }
 
+    /// The worker whose first has waited longest.
+    pub fn oldest(&self) -> Option<usize> {
+        self.oldest_after((0, 0)).map(|(_, worker)| worker)
+    }
+
+    /// Since when the first waits there, and the worker, of the one that has waited longest of those who came after `age`.
+    pub fn oldest_after(&self, age: (u64, usize)) -> Option<(u64, usize)> {
+        let ages = (0..).zip(self.since_ns()).map(|(worker, since_ns)| (since_ns, worker));
+        ages.filter(|first| first.0 > 0 && *first > age).min()
+    }
+
     /// By worker, since when the first waits there; 0 where nobody does.
     pub fn since_ns(&self) -> impl Iterator<Item = u64> {
         self.since_ns.iter().map(|since_ns| since_ns.load(Ordering::SeqCst))

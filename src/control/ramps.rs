@@ -50,7 +50,7 @@ impl Ramps {
         self.needed.then(|| self.last + STEP)
     }
 
-    /// Steps all ramps, and calls whoever waits.
+    /// Steps all ramps, and calls those who wait.
     pub(super) fn step(&mut self, plan: &Plan, fleet: &mut Fleet) {
         let now = Instant::now();
         let passed_ms = u32::try_from(now.duration_since(self.last).as_millis()).unwrap_or(u32::MAX);

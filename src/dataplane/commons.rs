@@ -206,12 +206,11 @@ impl Commons {
         self.desks[worker].ring(bell);
     }
 
-    /// Calls every worker where somebody waits for a pool: it has more room than before, and no session has made it.
+    /// Calls the worker whose first has waited longest for a pool: it may have more room than before, and no session has
+    /// made it. What that worker leaves it passes on, so that others who wait are called in their turn.
     pub fn call_waiting(&self, pool: &PoolLedger, bell: &mut impl Bell) {
-        for (worker, since_ns) in pool.line.since_ns().enumerate() {
-            if since_ns > 0 {
-                self.call(worker, bell);
-            }
+        if let Some(worker) = pool.line.oldest() {
+            self.call(worker, bell);
         }
     }
 }

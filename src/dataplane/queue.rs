@@ -249,8 +249,7 @@ impl Shard {
 
     /// Calls the worker whose first has waited longest.
     fn call_first(&mut self, pool: &Pool, kernel: &mut impl Kernel) {
-        let ages = (0..).zip(pool.ledger.line.since_ns()).filter(|(_, since_ns)| *since_ns > 0);
-        if let Some((_, worker)) = ages.map(|(worker, since_ns)| (since_ns, worker)).min() {
+        if let Some(worker) = pool.ledger.line.oldest() {
             self.call(worker, &pool.ledger, kernel);
         }
     }
@@ -258,9 +257,7 @@ impl Shard {
     /// Calls the next worker in age after this one, whose first has waited since `seen_ns`; or the first if nobody waits here.
     fn call_next(&mut self, ledger: &Arc<PoolLedger>, seen_ns: u64, kernel: &mut impl Kernel) {
         let after = if seen_ns > 0 { (seen_ns, self.index) } else { (0, 0) };
-        let ages = (0..).zip(ledger.line.since_ns()).filter(|(_, since_ns)| *since_ns > 0);
-        let next = ages.map(|(worker, since_ns)| (since_ns, worker)).filter(|age| *age > after).min();
-        if let Some((_, worker)) = next {
+        if let Some((_, worker)) = ledger.line.oldest_after(after) {
             self.call(worker, ledger, kernel);
         }
     }
