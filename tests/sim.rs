@@ -168,16 +168,6 @@ fn seed_42_a_reset_behind_a_fin_was_missed_at_the_budget() {
 }
 
 #[test]
-fn seed_1299_drain_came_before_the_letter_about_a_reload() {
-    tell(1299, TAIL);
-}
-
-#[test]
 fn seed_5059_a_rested_door_kept_its_old_listener() {
     tell(5059, TAIL);
-}
-
-#[test]
-fn seed_6457_a_closing_door_kept_its_old_listener() {
-    tell(6457, TAIL);
 }

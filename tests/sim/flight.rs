@@ -136,6 +136,24 @@ impl Lane {
 }
 
 impl World {
+    /// What a worker's accepts have to say comes later than it would.
+    pub fn hold_up_accepts(&mut self, lane: usize, until_ns: u64) {
+        let accepts = |flight: &&mut Flight| matches!(flight.what, What::Accept { .. });
+        for flight in self.lanes[lane].flights.values_mut().filter(accepts) {
+            flight.words.iter_mut().for_each(|(at, _)| *at = until_ns.max(*at));
+        }
+    }
+
+    /// A worker's accepts find no descriptor; it hears of that at `at`.
+    pub fn fail_accepts(&mut self, lane: usize, at: u64) {
+        for door in 0..self.doors.len() {
+            if let Some(key) = self.lanes[lane].accepting(door) {
+                self.lanes[lane].shortage_ns = self.now;
+                self.lanes[lane].tell(key, at, Word::Accepted(Err(Errno::EMFILE)));
+            }
+        }
+    }
+
     /// Makes a request; the next submission arms it.
     pub fn request(&mut self, lane: usize, key: FlightKey, what: What) {
         self.check_slot(lane, key);

@@ -48,7 +48,7 @@ struct Run {
 }
 
 /// What a few hundred seeds must have met.
-pub const RARE: [&str; 28] = [
+pub const RARE: [&str; 30] = [
     "a peer that asks and waits",
     "a peer that closes whatever is still to be read",
     "a peer that falls silent",
@@ -66,9 +66,11 @@ pub const RARE: [&str; 28] = [
     "a connection is handed over",
     "a connection is taken from a queue without waiting",
     "a direction stops at its budget",
+    "a drain overtakes a reload",
     "a greeting comes in pieces",
     "a greeting sends on",
     "a client is told what the last server said",
+    "a reload meets a closing door",
     "a session that began before a reload connects to a server the reload removed",
     "a session is recorded while it lives",
     "a server ramps",
@@ -127,6 +129,11 @@ impl Run {
         }
         if self.world.pools.iter().any(|terms| terms.slow_start_ms > 0) {
             self.world.schedule(self.world.now, Errand::Ramp);
+        }
+        if !self.world.classic && self.world.haste.chance(300) {
+            let at = self.world.now + self.world.haste.below(span);
+            let lane = self.world.haste.index(WORKERS);
+            self.world.schedule(at, Errand::Haste(lane));
         }
         if abrupt {
             let soon = self.world.rng.range(span / 2, span);
@@ -234,16 +241,10 @@ impl Run {
         match errand {
             Errand::Act(id) => self.world.keep_appointment(id),
             Errand::Answer(lane, key, outcome) => self.world.answer(lane, key, outcome),
-            Errand::Client => {
-                let open: Vec<usize> = (0..self.world.doors.len()).filter(|&at| self.world.doors[at].open).collect();
-                let door = self.world.rng.one_of(&open);
-                self.world.client_comes(door);
-            }
+            Errand::Client => self.client_comes(),
+            Errand::Haste(lane) => self.haste(lane),
             Errand::Reload => {
-                self.stage.change(&mut self.world);
-                let scene = self.stage.build(&mut self.world);
-                note!(self.world, "reload: generation {}", scene.plan.generation);
-                self.commons.scene.store(Arc::new(scene));
+                self.publish();
                 for lane in 0..WORKERS {
                     // A box may be full, and the letter sent again later.
                     if !self.world.classic && self.world.extra.chance(300) {
@@ -289,6 +290,51 @@ impl Run {
                 self.workers[lane].stopping = true;
                 self.post(lane, Mail::Stop);
             }
+        }
+    }
+
+    fn client_comes(&mut self) {
+        let open: Vec<usize> = (0..self.world.doors.len()).filter(|&at| self.world.doors[at].open).collect();
+        let door = self.world.rng.one_of(&open);
+        self.world.client_comes(door);
+    }
+
+    /// Publishes another configuration; the letters about it are still to be sent.
+    fn publish(&mut self) {
+        self.stage.change(&mut self.world);
+        let scene = self.stage.build(&mut self.world);
+        note!(self.world, "reload: generation {}", scene.plan.generation);
+        self.commons.scene.store(Arc::new(scene));
+    }
+
+    /// Orders of letters that chance would hardly make: clients wait at doors whose accepts have failed, which the worker
+    /// has not heard yet, when the letter to drain overtakes the one about a reload; or are on their way from a closing
+    /// door when the configuration changes.
+    fn haste(&mut self, lane: usize) {
+        if self.workers[lane].stopping {
+            // Nothing comes after Stop.
+            return;
+        }
+        let overtakes = self.world.haste.chance(500);
+        let later = self.world.now + self.world.haste.size(20 * MS);
+        if overtakes {
+            self.world.fail_accepts(lane, later);
+        }
+        (0..self.world.haste.range(1, 4)).for_each(|_| self.client_comes());
+        if overtakes {
+            self.world.see("a drain overtakes a reload");
+            self.publish();
+            self.post(lane, Mail::Drain);
+        } else {
+            self.world.see("a reload meets a closing door");
+            self.world.hold_up_accepts(lane, later);
+            self.post(lane, Mail::Drain);
+            self.turn(lane);
+            self.publish();
+        }
+        for lane in 0..WORKERS {
+            self.world.letters += 1;
+            self.world.schedule(later, Errand::Letter(lane));
         }
     }
 

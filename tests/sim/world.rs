@@ -24,6 +24,8 @@ const SOCK_BASE: i32 = 1_000_000;
 /// Keeps the extras apart from everything else that is drawn; and has those seeds among the classic ones that are tests by
 /// name (`tests/sim.rs`).
 const EXTRA: u64 = 0x6A09_E667_F3BC_C911;
+/// Keeps haste apart in the same way.
+const HASTE: u64 = 0xBB67_AE85_84CA_A73B;
 
 /// Lines of what happened; `None` while nobody reads them.
 #[derive(Clone, Default)]
@@ -59,6 +61,8 @@ pub enum Errand {
     Letter(usize),
     /// Servers that ramp have warmed up a little.
     Ramp,
+    /// A worker is drained and the configuration changed at once, with people at the doors.
+    Haste(usize),
     /// A letter to a worker.
     Drain(usize),
     /// A letter to a worker.
@@ -120,6 +124,8 @@ pub struct World {
     /// when most things work still shows there.
     pub extra: Rng,
     pub classic: bool,
+    /// For [`Errand::Haste`].
+    pub haste: Rng,
     pub faults: Faults,
     pub trace: Trace,
     pub socks: Vec<Socket>,
@@ -159,6 +165,7 @@ impl World {
             dice: Rng::new(rng.peek()),
             classic: extra.chance(500),
             extra,
+            haste: Rng::new(rng.peek() ^ HASTE),
             rng,
             faults,
             trace,
