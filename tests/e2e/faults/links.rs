@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
@@ -248,17 +248,21 @@ fn t35_flapping_server() {
         let baseline = Baseline::of(&ringway);
         let told = ringway.events().len();
 
-        let flapping = AtomicBool::new(true);
+        let (flapping, met_both) = (AtomicBool::new(true), AtomicU32::new(0));
         let asking = || {
             let mut names = BTreeMap::new();
             while flapping.load(Ordering::SeqCst) {
+                let known = names.len();
                 *names.entry(ask(front)).or_insert(0) += 1;
+                met_both.fetch_add(u32::from(known < 2 && names.len() == 2), Ordering::SeqCst);
                 std::thread::sleep(Duration::from_millis(1));
             }
             names
         };
         let answers: Vec<BTreeMap<String, u32>> = std::thread::scope(|scope| {
             let clients: Vec<_> = (0..2).map(|_| scope.spawn(|| net.client.inside(asking))).collect();
+            // One that flaps is soon ejected, and not seen again here.
+            await_that("both clients to meet both servers", || met_both.load(Ordering::SeqCst) == 2);
             for how in ["reject with tcp reset", "drop"].iter().cycle().take(6) {
                 std::thread::sleep(Duration::from_millis(300));
                 // Only newcomers: a session that is cut is another fault.
