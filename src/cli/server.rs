@@ -22,9 +22,10 @@ pub struct Server {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Set whether a server gets new sessions.
+    /// Set whether a server gets new sessions, and how many.
     ///
-    /// The sessions it has go on. The state outlives reloads, but not the daemon.
+    /// The sessions it has go on. What is set outlives reloads, but not the daemon; weight and limit hold until the file
+    /// says something else than it did.
     Set(Set),
 }
 
@@ -35,8 +36,14 @@ struct Set {
     server: (String, String),
     /// `ready`: it gets sessions; `drain`: no new ones, to take it out in peace; `maint`: the same, for one that is being
     /// worked on.
-    #[arg(long, value_parser = ["ready", "drain", "maint"])]
-    state: String,
+    #[arg(long, value_parser = ["ready", "drain", "maint"], required_unless_present_any = ["weight", "max_connections"])]
+    state: Option<String>,
+    /// Its share of new sessions beside that of others: 0 to 256.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=256))]
+    weight: Option<u32>,
+    /// Sessions it may have at once: up to 10 million, or 0 for any number.
+    #[arg(long, value_name = "N")]
+    max_connections: Option<u32>,
     /// Wait until it has no session left.
     #[arg(long, conflicts_with = "json")]
     wait: bool,
@@ -68,21 +75,24 @@ pub fn run(verb: &Server) -> ExitCode {
 
 fn change(set: &Set) -> Result<u8, ClientError> {
     let (pool, server) = set.server.clone();
-    let state = match set.state.as_str() {
+    let state = set.state.as_deref().map(|state| match state {
         "drain" => Standing::Drain,
         "maint" => Standing::Maint,
         _ => Standing::Ready,
-    };
-    let wish = serde_json::to_string(&ServerChange { pool, server, state }).expect("our own types serialise");
+    });
+    let change = ServerChange { pool, server, state, weight: set.weight, max_connections: set.max_connections };
+    let wish = serde_json::to_string(&change).expect("our own types serialise");
     let body = set.target.post_with("/v1/server", wish)?.accepted()?;
     if set.json {
         print(&body);
         return Ok(exit::OK);
     }
-    let ServerChanged { was, state, sessions, pool_is_down } =
+    let ServerChanged { was, state, weight, max_connections, sessions, pool_is_down } =
         serde_json::from_str(&body).map_err(|error| ClientError::strange(&error))?;
     let (pool, server) = &set.server;
-    print(&format!("{pool}/{server}: {} (was {}), {sessions} sessions\n", state.word(), was.word()));
+    let was = if was == state { String::new() } else { format!(" (was {})", was.word()) };
+    let most = if max_connections > 0 { format!(" of at most {max_connections}") } else { String::new() };
+    print(&format!("{pool}/{server}: {}{was}, weight {weight}, {sessions} sessions{most}\n", state.word()));
     if pool_is_down {
         eprintln!("ringway: pool {pool} has no server now that takes sessions");
     }

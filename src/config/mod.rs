@@ -24,6 +24,7 @@ mod rotation;
 mod rules;
 mod sections;
 mod syntax;
+pub mod tuning;
 mod value;
 
 pub use complaints::Complaints;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::ledger::Registry;
 use crate::config::plan::{Address, Plan, WORKERS_MAX, Workers};
+use crate::config::tuning::Tunings;
 use crate::config::{self, file};
 use crate::dataplane::commons::{Commons, Scene};
 use crate::observe::event::Event;
@@ -71,7 +72,7 @@ pub(super) fn boot(source: &Source, habits: &Habits) -> Result<Booted, Failure> 
         .map_err(|cause| Failure::Start { what: "the log thread", cause })?;
     let fleet = Fleet::begin(crew, Arc::clone(&commons));
     announce(&log, &commons, &engine, &plan);
-    let workshop = Workshop { registry, doorman, ceiling };
+    let workshop = Workshop { registry, doorman, ceiling, tunings: Tunings::default() };
     let runtime = engine.runtime();
     Ok(Booted { text, runtime, panel: Arc::new(panel), log, log_thread, fleet, workshop, admin })
 }

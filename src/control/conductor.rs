@@ -35,7 +35,7 @@ use super::reload::{Answer, Prepared, Workshop, changes, needs_restart};
 use super::shortage;
 use super::signals::{Signal, Signals};
 use super::source::Source;
-use super::steer::{self, ServerChange, ServerChanged};
+use super::steer::{self, Refused, ServerChange, ServerChanged};
 use super::systemd;
 use super::watchdog;
 
@@ -228,7 +228,7 @@ impl Conductor {
                         wishes.add(text, wait, reply);
                     }
                     Some(Command::RollBack { by, reply }) => self.roll_back(by, &mut wishes, reply),
-                    Some(Command::Server { change, by, reply }) => reply(self.change_server(&change, by)),
+                    Some(Command::Server { change, by, reply }) => reply(self.change_server(&change, by).await),
                     Some(Command::Stop { now: false }) => return Leave::Drain,
                     Some(Command::Stop { now: true }) | None => return Leave::Now,
                 },
@@ -297,9 +297,18 @@ impl Conductor {
         }
     }
 
-    fn change_server(&mut self, change: &ServerChange, by: Option<Peer>) -> Result<ServerChanged, String> {
+    async fn change_server(&mut self, change: &ServerChange, by: Option<Peer>) -> Result<ServerChanged, Refused> {
         self.audit("server", by);
-        let changed = steer::change(&self.board.panel.commons.scene.load().plan, change)?;
+        let commons = Arc::clone(&self.board.panel.commons);
+        steer::find(&commons.scene.load().plan, change).map_err(Refused::NotFound)?;
+        if let Some(wish) = change.wish() {
+            let (running, text) = (commons.scene.load_full(), self.board.text.load().to_string());
+            let whom = (&*change.pool, &*change.server);
+            let prepared = self.workshop.retune((&self.source.name(), text), whom, wish, &running).await;
+            let prepared = prepared.map_err(|failure| Refused::Unfit(failure.to_string().trim_end().to_owned()))?;
+            self.apply(prepared);
+        }
+        let changed = steer::change(&commons.scene.load().plan, change).map_err(Refused::NotFound)?;
         let message = format!("the server is {} (was {})", changed.state.word(), changed.was.word());
         let event = Event::info("server", message).with("pool", &*change.pool).with("server", &*change.server);
         self.log.say(event.with("sessions", changed.sessions));
@@ -355,7 +364,7 @@ impl Conductor {
 
     /// Puts a configuration into force: from here on nothing can fail.
     fn apply(&mut self, prepared: Prepared) -> (Answer, Vec<Weak<Door>>) {
-        let Prepared { text, scene, pairing, max_connections, sink, diff } = prepared;
+        let Prepared { text, scene, pairing, max_connections, sink, diff, tunings } = prepared;
         let panel = &self.board.panel;
         let plan = Arc::clone(&scene.plan);
         let old = panel.commons.scene.load_full();
@@ -369,7 +378,11 @@ impl Conductor {
         let closed = pairing.closed.iter().map(Arc::downgrade).collect();
         drop((pairing, old));
         self.workshop.registry.sweep();
-        self.before = Some(self.board.text.swap(Arc::new(text)));
+        self.workshop.tunings = tunings;
+        // The same text again is nothing to go back from.
+        if **self.board.text.load() != *text {
+            self.before = Some(self.board.text.swap(Arc::new(text)));
+        }
         panel.reloads.applied();
         self.log.restyle(Style::of(&plan.log), sink);
         let answer = Answer {

@@ -76,6 +76,9 @@ pub enum Failure {
     /// Workers did not end when told to.
     #[error("{0} workers did not end within the time allowed")]
     WorkersStuck(usize),
+    /// What was to be set of a server cannot be.
+    #[error("{0}")]
+    Untunable(String),
     /// There was no reload yet.
     #[error("there is no earlier configuration to go back to: nothing was reloaded since the start")]
     NoEarlier,
@@ -121,6 +124,7 @@ impl Failure {
             | Failure::Start { .. }
             | Failure::WorkerGone(_)
             | Failure::WorkersStuck(_)
+            | Failure::Untunable(_)
             | Failure::NoEarlier
             | Failure::Stopping => Kind::Runtime,
         }

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::config::diff::{Diff, diff};
 use crate::config::ledger::Registry;
 use crate::config::plan::Plan;
-use crate::config::{self, file};
+use crate::config::tuning::{Tunings, Wish};
+use crate::config::{self, Draft, file};
 use crate::dataplane::commons::Scene;
 use crate::observe::sink::Sink;
 
@@ -67,6 +68,8 @@ pub(super) struct Prepared {
     /// The new log, when it goes elsewhere.
     pub(super) sink: Option<Sink>,
     pub(super) diff: Diff,
+    /// What is set beside the text and still holds.
+    pub(super) tunings: Tunings,
 }
 
 /// What it takes to prepare one.
@@ -75,12 +78,39 @@ pub(super) struct Workshop {
     pub(super) registry: Registry,
     pub(super) doorman: Doorman,
     pub(super) ceiling: Ceiling,
+    /// What is set beside the text in force.
+    pub(super) tunings: Tunings,
 }
 
 impl Workshop {
     /// Prepares `text`, called `name`, to follow `running`.
     pub(super) async fn prepare(&mut self, name: &str, text: String, running: &Scene) -> Result<Prepared, Failure> {
         let draft = config::parse(name, &text, &file::environment)?;
+        self.prepare_draft(draft, self.tunings.clone(), text, running).await
+    }
+
+    /// Prepares the text in force, with something else set of a server beside it.
+    pub(super) async fn retune(
+        &mut self,
+        (name, text): (&str, String),
+        (pool, server): (&str, &str),
+        wish: Wish,
+        running: &Scene,
+    ) -> Result<Prepared, Failure> {
+        let draft = config::parse(name, &text, &file::environment)?;
+        let mut tunings = self.tunings.clone();
+        tunings.set(&draft, pool, server, wish).map_err(Failure::Untunable)?;
+        self.prepare_draft(draft, tunings, text, running).await
+    }
+
+    async fn prepare_draft(
+        &mut self,
+        mut draft: Draft,
+        mut tunings: Tunings,
+        text: String,
+        running: &Scene,
+    ) -> Result<Prepared, Failure> {
+        tunings.apply(&mut draft);
         let mut plan = draft.compile(&mut self.registry, Some(&running.plan));
         let diff = diff(&running.plan, &plan);
         keep_fixed(&mut plan, &running.plan);
@@ -97,7 +127,7 @@ impl Workshop {
         }
         let kept = pairing.kept.iter().map(|(door, listener, _)| (Arc::clone(door), Arc::clone(listener)));
         let scene = Scene { plan: Arc::new(plan), doors: kept.chain(opened).collect() };
-        Ok(Prepared { text, scene, pairing, max_connections, sink, diff })
+        Ok(Prepared { text, scene, pairing, max_connections, sink, diff, tunings })
     }
 
     async fn open_patiently(&mut self, pairing: &Pairing, open: &[Placed]) -> Result<Vec<Placed>, Failure> {
@@ -150,7 +180,12 @@ mod tests {
     }
 
     fn workshop() -> Workshop {
-        Workshop { registry: Registry::new(1), doorman: Doorman::new(1), ceiling: Ceiling::of_descriptors(4_096, 1) }
+        Workshop {
+            registry: Registry::new(1),
+            doorman: Doorman::new(1),
+            ceiling: Ceiling::of_descriptors(4_096, 1),
+            tunings: Tunings::default(),
+        }
     }
 
     fn empty() -> Scene {

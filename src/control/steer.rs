@@ -1,12 +1,14 @@
-//! Changing what runs without a new configuration: whether a server gets sessions.
+//! Changing what runs without a new configuration: whether a server gets sessions, and how many.
 //!
-//! What is set here is kept with the server's counters, so it outlives reloads, but not the daemon.
+//! Its state is kept with the server's counters; its weight and limit beside the file (`config::tuning`). Both outlive
+//! reloads, but not the daemon.
 
 use serde::{Deserialize, Serialize};
 
 use crate::balance;
 use crate::config::ledger::Standing;
-use crate::config::plan::Plan;
+use crate::config::plan::{Plan, Pool, Server};
+use crate::config::tuning::Wish;
 
 /// `POST /v1/server`: what is to become of a server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,8 +18,32 @@ pub struct ServerChange {
     pub pool: String,
     /// Its name.
     pub server: String,
-    /// Its new state.
-    pub state: Standing,
+    /// Its new state; as it was when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<Standing>,
+    /// Its new weight, 0 to 256; as it was when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
+    /// Its new limit on sessions, 0 for none; as it was when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<u32>,
+}
+
+impl ServerChange {
+    /// What of it is set beside the file.
+    pub(super) fn wish(&self) -> Option<Wish> {
+        let Self { weight, max_connections, .. } = *self;
+        (weight.is_some() || max_connections.is_some()).then_some(Wish { weight, max_connections })
+    }
+}
+
+/// Why a server is not changed, in words for whoever asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// There is no such server.
+    NotFound(String),
+    /// It cannot be made so.
+    Unfit(String),
 }
 
 /// What has become of it.
@@ -27,17 +53,21 @@ pub struct ServerChanged {
     pub was: Standing,
     /// Its state now.
     pub state: Standing,
+    /// Its weight now.
+    pub weight: u64,
+    /// Sessions it may have now; 0: any number.
+    pub max_connections: u64,
     /// Sessions it has, which go on whatever its state.
     pub sessions: u64,
     /// No server of the pool takes sessions now.
     pub pool_is_down: bool,
 }
 
-/// Changes a server.
+/// The server a change is about, and its pool.
 ///
 /// # Errors
 /// There is no such pool, or no such server in it; in words for whoever asked.
-pub(super) fn change(plan: &Plan, change: &ServerChange) -> Result<ServerChanged, String> {
+pub(super) fn find<'a>(plan: &'a Plan, change: &ServerChange) -> Result<(&'a Pool, &'a Server), String> {
     let Some(pool) = plan.pools.iter().find(|pool| *pool.name == *change.pool) else {
         let names: Vec<&str> = plan.pools.iter().map(|pool| &*pool.name).collect();
         return Err(no_such("pool", &change.pool, &names));
@@ -46,11 +76,24 @@ pub(super) fn change(plan: &Plan, change: &ServerChange) -> Result<ServerChanged
         let names: Vec<&str> = pool.servers.iter().map(|server| &*server.name).collect();
         return Err(no_such(&format!("server in pool \"{}\"", pool.name), &change.server, &names));
     };
+    Ok((pool, server))
+}
+
+/// Changes the state of a server, and says how it stands.
+///
+/// # Errors
+/// As [`find`].
+pub(super) fn change(plan: &Plan, change: &ServerChange) -> Result<ServerChanged, String> {
+    let (pool, server) = find(plan, change)?;
     let was = server.ledger.standing();
-    server.ledger.set_standing(change.state);
+    if let Some(state) = change.state {
+        server.ledger.set_standing(state);
+    }
     Ok(ServerChanged {
         was,
-        state: change.state,
+        state: change.state.unwrap_or(was),
+        weight: server.weight.into(),
+        max_connections: server.max_connections.into(),
         sessions: server.ledger.active.load(std::sync::atomic::Ordering::Relaxed).into(),
         pool_is_down: !balance::is_usable(pool),
     })
@@ -78,7 +121,13 @@ mod tests {
     }
 
     fn wish(pool: &str, server: &str, state: Standing) -> ServerChange {
-        ServerChange { pool: pool.into(), server: server.into(), state }
+        ServerChange {
+            pool: pool.into(),
+            server: server.into(),
+            state: Some(state),
+            weight: None,
+            max_connections: None,
+        }
     }
 
     #[test]
@@ -106,9 +155,12 @@ mod tests {
         let read = serde_json::from_str::<ServerChange>;
         let wish = read(r#"{"pool":"web","server":"a","state":"drain"}"#).expect("right");
         assert_eq!(wish, self::wish("web", "a", Standing::Drain));
+        let wish = read(r#"{"pool":"web","server":"a","weight":3}"#).expect("right");
+        assert_eq!((wish.state, wish.wish().and_then(|wish| wish.weight)), (None, Some(3)));
         for wrong in [
             r#"{"pool":"web","server":"a","state":"gone"}"#,
-            r#"{"pool":"web","server":"a","state":"drain","weight":1}"#,
+            r#"{"pool":"web","server":"a","state":"drain","wait":1}"#,
+            r#"{"pool":"web","server":"a","weight":-1}"#,
             r#"{"pool":"web","state":"drain"}"#,
             "",
         ] {

@@ -40,7 +40,7 @@ fn a_server_is_drained_and_comes_back() {
     }
 
     let (code, said) = verb(&ringway, &["server", "set", "pool/s0", "--state", "drain"]);
-    assert_eq!((code, said.as_str()), (0, "pool/s0: drain (was ready), 1 sessions\n"));
+    assert_eq!((code, said.as_str()), (0, "pool/s0: drain (was ready), weight 1, 1 sessions\n"));
     assert_eq!(answers(front, 6), names(&["b"]), "no newcomer gets the one that drains");
     for client in &mut clients {
         exchange(client, b"x").expect("sessions go on");
@@ -67,6 +67,49 @@ fn a_server_is_drained_and_comes_back() {
         let ours = ["\"event\":\"admin\"", "\"message\":\"server\"", "\"uid\":0", "\"pid\":"];
         lines_of(ringway.log()).iter().filter(|line| ours.iter().all(|part| line.contains(part))).count() == 6
     });
+    ringway.end_well();
+}
+
+/// How many of `count` newcomers server `name` answers.
+fn share(front: SocketAddr, name: &[u8], count: usize) -> usize {
+    (0..count).filter(|_| read_exactly(&mut connect(front), 1).expect("a name") == name).count()
+}
+
+#[test]
+fn weight_and_limit_are_set_until_the_file_says_otherwise() {
+    let ground = Ground::new();
+    let (a, b) = (Server::named_echo(&ground, "a"), Server::named_echo(&ground, "b"));
+    let front = ground.address();
+    let config = one_pool(front, &[a.address(), b.address()], "");
+    let ringway = Ringway::start(&ground, &config);
+    assert_eq!(share(front, b"a", 20), 10);
+    let (code, said) = verb(&ringway, &["server", "set", "pool/s0", "--weight", "3"]);
+    assert_eq!((code, said.as_str()), (0, "pool/s0: ready, weight 3, 0 sessions\n"));
+    assert_eq!(share(front, b"a", 40), 30);
+
+    // What is wrong is refused, and what was set stays.
+    let (code, said) = verb(&ringway, &["server", "set", "pool/s1", "--weight", "257"]);
+    assert!(code == 2 && said.contains("0..=256"), "{said}");
+    verb(&ringway, &["server", "set", "pool/s0", "--weight", "0"]);
+    assert_eq!(share(front, b"a", 4), 0);
+    let (code, said) = verb(&ringway, &["server", "set", "pool/s1", "--weight", "0"]);
+    assert!(code == 1 && said.contains("nobody would be served"), "{said}");
+    verb(&ringway, &["server", "set", "pool/s0", "--weight", "3"]);
+
+    // A reload that leaves the line alone leaves it; one that changes it means the file.
+    ringway.reload_with(&(config.clone() + "\n# the same\n"));
+    assert_eq!(share(front, b"a", 40), 30);
+    let line = format!("address = \"{}\"", a.address());
+    ringway.reload_with(&config.replace(&line, &format!("{line}, weight = 4")));
+    assert_eq!(share(front, b"a", 40), 32);
+    let (_, said) = verb(&ringway, &["rollback"]);
+    assert!(said.contains("weight 4 → 1"), "{said}");
+
+    let (_, said) = verb(&ringway, &["server", "set", "pool/s0", "--max-connections", "1", "--state", "ready"]);
+    assert_eq!(said, "pool/s0: ready, weight 1, 0 sessions of at most 1\n");
+    let held: Vec<_> = (0..6).map(|_| connect(front)).collect();
+    ringway.await_metric("ringway_server_sessions", &[("server", "s1")], |sessions| sessions == 5.0);
+    drop(held);
     ringway.end_well();
 }
 

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use crate::observe::panel::Panel;
 
 use super::reload::Answer;
-use super::steer::{ServerChange, ServerChanged};
+use super::steer::{Refused, ServerChange, ServerChanged};
 
 pub(super) use crate::base::limits::COMMANDS_MAX;
 
@@ -52,7 +52,7 @@ pub(super) enum Command {
         /// Who asks.
         by: Option<Peer>,
         /// Who wants to know.
-        reply: Box<dyn FnOnce(Result<ServerChanged, String>) + Send>,
+        reply: Box<dyn FnOnce(Result<ServerChanged, Refused>) + Send>,
     },
     /// Stop: now, or after a drain.
     Stop {

@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 
 use crate::base::limits::ADMIN_BODY_MAX;
 use crate::control::reload::Answer;
-use crate::control::steer::ServerChange;
+use crate::control::steer::{Refused, ServerChange};
 use crate::observe::metrics::{self, Dialect};
 use crate::observe::panel::Panel;
 use crate::observe::status::status;
@@ -182,6 +182,9 @@ async fn change_server(board: &Board, body: &[u8], by: Option<Peer>) -> Reply {
         Ok(change) => change,
         Err(error) => return problem(StatusCode::BAD_REQUEST, &format!("the body: {error}")),
     };
+    if change.state.is_none() && change.wish().is_none() {
+        return problem(StatusCode::BAD_REQUEST, "the body: nothing to change; give state, weight or max_connections");
+    }
     let command = |told: oneshot::Sender<_>| Command::Server {
         change,
         by,
@@ -189,7 +192,8 @@ async fn change_server(board: &Board, body: &[u8], by: Option<Peer>) -> Reply {
     };
     match ask(board, command).await {
         Ok(Ok(changed)) => json(StatusCode::OK, &changed),
-        Ok(Err(error)) => problem(StatusCode::NOT_FOUND, &error),
+        Ok(Err(Refused::NotFound(error))) => problem(StatusCode::NOT_FOUND, &error),
+        Ok(Err(Refused::Unfit(error))) => problem(StatusCode::UNPROCESSABLE_ENTITY, &error),
         Err(refusal) => refusal,
     }
 }
