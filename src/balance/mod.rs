@@ -28,6 +28,7 @@ use crate::base::limits::ATTEMPTS_MAX;
 use crate::config::ledger::Overlook;
 use crate::config::plan::{Policy, Pool, RoleWish, Server, ServerRole};
 
+pub mod foresight;
 mod load;
 mod roles;
 mod room;

@@ -28,6 +28,11 @@ impl Rate {
 pub struct Bucket(AtomicU64);
 
 impl Bucket {
+    /// Another that stands as this one does.
+    pub fn copy(&self) -> Self {
+        Self(AtomicU64::new(self.0.load(Ordering::Relaxed)))
+    }
+
     /// Takes one, if there is one at `now_ns`.
     pub fn take(&self, rate: Rate, now_ns: u64) -> bool {
         let next = |due: u64| (due <= now_ns + rate.slack_ns).then(|| due.max(now_ns) + rate.interval_ns);

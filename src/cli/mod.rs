@@ -4,6 +4,7 @@ pub mod check;
 pub mod client;
 pub mod demo;
 pub mod doctor;
+pub mod explain;
 pub mod health;
 pub mod load;
 pub mod man;
@@ -63,6 +64,8 @@ enum Verb {
     Server(server::Server),
     /// Show how a running daemon is doing.
     Status(status::StatusVerb),
+    /// Show which server a client would get, and why no other.
+    Explain(explain::Explain),
     /// Say by the exit code whether a daemon lives or is ready.
     Health(health::Health),
     /// Look for what keeps ringway from running well here.
@@ -94,6 +97,7 @@ pub fn main() -> ExitCode {
         Verb::Rollback(verb) => reload::roll_back(&verb),
         Verb::Server(verb) => server::run(&verb),
         Verb::Status(verb) => status::run(&verb),
+        Verb::Explain(verb) => explain::run(&verb),
         Verb::Health(verb) => health::run(&verb),
         Verb::Doctor(verb) => doctor::run(&verb),
         Verb::Man(verb) => man::man(&verb),

@@ -67,6 +67,26 @@ pub struct PoolLedger {
     pub role_changes: Counter,
 }
 
+impl PoolLedger {
+    fn new(workers: usize) -> Self {
+        Self {
+            rotation: AtomicU64::new(0),
+            retry_rotation: AtomicU64::new(0),
+            line: Line::new(workers),
+            tally: PerWorker::new(workers),
+            checks: Histogram::default(),
+            split: AtomicBool::new(false),
+            role_changes: Counter::default(),
+        }
+    }
+
+    /// A copy of what a pick goes by; counts and those who wait are not in it.
+    pub(super) fn shadow(&self) -> Self {
+        let copy = |counter: &AtomicU64| AtomicU64::new(counter.load(Ordering::Relaxed));
+        Self { rotation: copy(&self.rotation), retry_rotation: copy(&self.retry_rotation), ..Self::new(1) }
+    }
+}
+
 /// Sessions that wait for a place on a server of a pool, over all workers.
 #[derive(Debug)]
 pub struct Line {
@@ -317,6 +337,39 @@ pub enum Overlook {
 }
 
 impl ServerLedger {
+    fn new(workers: usize) -> Self {
+        Self {
+            active: AtomicU32::new(0),
+            state: AtomicU32::new(0),
+            warmth: AtomicU32::new(WARM),
+            slow_start_ms: AtomicU32::new(0),
+            ramped_ms: AtomicU32::new(0),
+            connects: Bucket::default(),
+            failures: AtomicU32::new(0),
+            tally: PerWorker::new(workers),
+            checks: Default::default(),
+            ejections: Counter::default(),
+            bulletin: Mutex::new(Bulletin {
+                since: Instant::now(),
+                reason: String::new(),
+                last_check: String::new(),
+                last_took: Duration::ZERO,
+            }),
+        }
+    }
+
+    /// A copy of what a pick goes by; counts are not in it.
+    pub(super) fn shadow(&self) -> Self {
+        let copy = |number: &AtomicU32| AtomicU32::new(number.load(Ordering::Relaxed));
+        Self {
+            active: copy(&self.active),
+            state: copy(&self.state),
+            warmth: copy(&self.warmth),
+            connects: self.connects.copy(),
+            ..Self::new(1)
+        }
+    }
+
     /// Whether it may be given new sessions by someone who overlooks so much.
     #[inline]
     pub fn is_usable(&self, overlook: Overlook) -> bool {
@@ -521,39 +574,14 @@ impl Registry {
     /// The ledger of pool `name`.
     pub fn pool(&mut self, name: &str) -> Arc<PoolLedger> {
         let workers = self.workers;
-        recall(&mut self.pools, name, || PoolLedger {
-            rotation: AtomicU64::new(0),
-            retry_rotation: AtomicU64::new(0),
-            line: Line::new(workers),
-            tally: PerWorker::new(workers),
-            checks: Histogram::default(),
-            split: AtomicBool::new(false),
-            role_changes: Counter::default(),
-        })
+        recall(&mut self.pools, name, || PoolLedger::new(workers))
     }
 
     /// The ledger of a server. A server that moves to another address under the same name is another server.
     pub fn server(&mut self, pool: &str, server: &str, address: &str) -> Arc<ServerLedger> {
         let workers = self.workers;
         let identity = format!("{pool}/{server}@{address}");
-        recall(&mut self.servers, &identity, || ServerLedger {
-            active: AtomicU32::new(0),
-            state: AtomicU32::new(0),
-            warmth: AtomicU32::new(WARM),
-            slow_start_ms: AtomicU32::new(0),
-            ramped_ms: AtomicU32::new(0),
-            connects: Bucket::default(),
-            failures: AtomicU32::new(0),
-            tally: PerWorker::new(workers),
-            checks: Default::default(),
-            ejections: Counter::default(),
-            bulletin: Mutex::new(Bulletin {
-                since: Instant::now(),
-                reason: String::new(),
-                last_check: String::new(),
-                last_took: Duration::ZERO,
-            }),
-        })
+        recall(&mut self.servers, &identity, || ServerLedger::new(workers))
     }
 
     /// Forgets names whose ledgers are gone. Call it after each reload: it bounds the maps by what is alive.

@@ -154,7 +154,7 @@ impl std::fmt::Display for Address {
 }
 
 /// `[pools.NAME]`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Pool {
     /// Its name.
     pub name: Arc<str>,
@@ -179,6 +179,18 @@ pub struct Pool {
     pub slow_start_ms: u32,
     /// Its counts.
     pub ledger: Arc<PoolLedger>,
+}
+
+impl Pool {
+    /// A copy on which a pick can be tried: it claims and counts nothing that others see.
+    pub fn shadow(&self) -> Self {
+        let mut copy = self.clone();
+        copy.ledger = Arc::new(self.ledger.shadow());
+        for server in &mut copy.servers {
+            server.ledger = Arc::new(server.ledger.shadow());
+        }
+        copy
+    }
 }
 
 /// `pools.*.kind`: what the servers speak, as far as ringway makes use of it.
@@ -488,7 +500,7 @@ impl Per {
 }
 
 /// One server of a pool.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Server {
     /// Its name within the pool.
     pub name: Arc<str>,

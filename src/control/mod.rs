@@ -17,6 +17,7 @@ mod ceiling;
 pub mod conductor;
 mod doors;
 pub mod engine;
+pub mod explain;
 pub mod failure;
 mod fleet;
 pub mod guest;

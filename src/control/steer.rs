@@ -102,7 +102,7 @@ pub(super) fn change(plan: &Plan, change: &ServerChange) -> Result<ServerChanged
 /// Names that are shown when one is not among them.
 const NAMES_SHOWN: usize = 20;
 
-fn no_such(what: &str, name: &str, names: &[&str]) -> String {
+pub(super) fn no_such(what: &str, name: &str, names: &[&str]) -> String {
     let shown = names[..names.len().min(NAMES_SHOWN)].join("\", \"");
     let more = if names.len() > NAMES_SHOWN { " and others" } else { "" };
     format!("there is no {what} named \"{name}\"; there are \"{shown}\"{more}")

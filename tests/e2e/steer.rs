@@ -114,6 +114,32 @@ fn weight_and_limit_are_set_until_the_file_says_otherwise() {
 }
 
 #[test]
+fn it_is_explained_who_serves_and_who_does_not() {
+    let ground = Ground::new();
+    let (a, b) = (Server::named_echo(&ground, "a"), Server::named_echo(&ground, "b"));
+    let front = ground.address();
+    let ringway = Ringway::start(&ground, &one_pool(front, &[a.address(), b.address()], "policy = \"source-hash\""));
+    let served = String::from_utf8(read_exactly(&mut connect(front), 1).expect("a name")).expect("a letter");
+    let (chosen, other) = if served == "a" { ("s0", "s1") } else { ("s1", "s0") };
+    let question = ["explain", "--listener", "front", "--source", "127.0.0.1"];
+    let (code, said) = verb(&ringway, &question);
+    assert!(code == 0 && said.contains(&format!("it gets {chosen}: this address goes there")), "{said}");
+    assert!(said.contains("usable, and not its turn"), "{said}");
+
+    verb(&ringway, &["server", "set", &format!("pool/{chosen}"), "--state", "drain"]);
+    let (_, said) = verb(&ringway, &question);
+    assert!(said.contains(&format!("it gets {other}:")) && said.contains("it drains: set so by an operator"), "{said}");
+    verb(&ringway, &["server", "set", &format!("pool/{other}"), "--state", "maint"]);
+    let (code, said) = verb(&ringway, &[&question[..], &["--json"]].concat());
+    let said: Value = serde_json::from_str(&said).expect("JSON");
+    assert_eq!((code, &said["server"]), (1, &Value::Null), "{said}");
+    assert_eq!(said["outcome"], "no server is to be had: it ends as no_server");
+    let (code, said) = verb(&ringway, &["explain", "--listener", "frond"]);
+    assert!(code == 1 && said.contains("there are \"front\""), "{said}");
+    ringway.end_well();
+}
+
+#[test]
 fn only_the_unix_socket_steers() {
     let ground = Ground::new();
     let server = Server::named(&ground, "a");

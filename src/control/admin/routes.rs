@@ -6,6 +6,7 @@
 //! | `GET /metrics` | Prometheus |
 //! | `GET /livez`, `/readyz` | 200, or 503 while draining (`/readyz`) |
 //! | `GET /v1/status`, `/v1/info` | JSON |
+//! | `GET /v1/explain?listener=NAME&source=IP` | which server a client would get, and why no other; JSON |
 //! | `GET /v1/config` | the text of the configuration in force; unix socket only, for it may hold secrets |
 //! | `POST /v1/server` | changes a server: [`ServerChange`]; unix socket only |
 //! | `POST /v1/rollback` | takes up the configuration before the last reload; unix socket only |
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use crate::base::limits::ADMIN_BODY_MAX;
+use crate::control::explain;
 use crate::control::reload::Answer;
 use crate::control::steer::{Refused, ServerChange};
 use crate::observe::metrics::{self, Dialect};
@@ -100,11 +102,12 @@ pub(super) async fn answer(request: Request<Incoming>, rights: Rights, board: Ar
         }
         (ROLLBACK, Rights::All { by }) => reload(&board, |reply| Command::RollBack { by, reply }).await,
         (SERVER, Rights::All { by }) => change_server(&board, &body, by).await,
+        ("/v1/explain", _) => explain(head.uri.query().unwrap_or_default(), &board),
         _ => look(path, &wants_text, &board),
     })
 }
 
-const LOOKS: [&str; 7] = ["/", "/metrics", "/livez", "/readyz", "/v1/status", "/v1/info", "/v1/config"];
+const LOOKS: [&str; 8] = ["/", "/metrics", "/livez", "/readyz", "/v1/status", "/v1/info", "/v1/config", "/v1/explain"];
 const RELOAD: &str = "/v1/reload";
 const ROLLBACK: &str = "/v1/rollback";
 const SERVER: &str = "/v1/server";
@@ -149,6 +152,17 @@ fn look(path: &str, accept: &str, board: &Board) -> Reply {
         "/v1/info" => json(StatusCode::OK, &info(board, panel)),
         "/v1/config" => reply(StatusCode::OK, TEXT, board.text.load().to_string()),
         _ => reply(StatusCode::OK, TEXT, status(panel).table()),
+    }
+}
+
+fn explain(query: &str, board: &Board) -> Reply {
+    let question = match explain::question(query) {
+        Ok(question) => question,
+        Err(error) => return problem(StatusCode::BAD_REQUEST, &error),
+    };
+    match explain::explain(&board.panel.commons.scene.load().plan, &question) {
+        Ok(answer) => json(StatusCode::OK, &answer),
+        Err(error) => problem(StatusCode::NOT_FOUND, &error),
     }
 }
 
