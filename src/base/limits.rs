@@ -93,6 +93,10 @@ pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 pub const ADMIN_HEAD_MAX: usize = 8 * 1024;
 /// Largest body of a request, in bytes.
 pub const ADMIN_BODY_MAX: usize = 1024 * 1024;
+/// Most sessions that are listed at once.
+pub const ROLL_MAX: usize = 1000;
+/// Most sessions that are named in one request to end them.
+pub const KILLS_MAX: usize = 1000;
 /// Commands that may wait for the conductor.
 pub const COMMANDS_MAX: usize = 64;
 /// Largest answer a verb takes from a daemon, in bytes: metrics of ten thousand servers are some 20 MB.

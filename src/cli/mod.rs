@@ -12,6 +12,7 @@ pub mod plan;
 pub mod reload;
 pub mod run;
 pub mod server;
+pub mod sessions;
 pub mod status;
 
 use std::process::ExitCode;
@@ -64,6 +65,10 @@ enum Verb {
     Server(server::Server),
     /// Show how a running daemon is doing.
     Status(status::StatusVerb),
+    /// List sessions that live.
+    Sessions(sessions::SessionsVerb),
+    /// End sessions.
+    Kill(sessions::KillVerb),
     /// Show which server a client would get, and why no other.
     Explain(explain::Explain),
     /// Say by the exit code whether a daemon lives or is ready.
@@ -97,6 +102,8 @@ pub fn main() -> ExitCode {
         Verb::Rollback(verb) => reload::roll_back(&verb),
         Verb::Server(verb) => server::run(&verb),
         Verb::Status(verb) => status::run(&verb),
+        Verb::Sessions(verb) => sessions::run(&verb),
+        Verb::Kill(verb) => sessions::kill(&verb),
         Verb::Explain(verb) => explain::run(&verb),
         Verb::Health(verb) => health::run(&verb),
         Verb::Doctor(verb) => doctor::run(&verb),

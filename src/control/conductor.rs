@@ -16,13 +16,14 @@ use tokio::time::{Interval, MissedTickBehavior, interval, interval_at, sleep, sl
 
 use crate::base::pulse::Pulse;
 use crate::dataplane::commons::{Door, Scene, monotonic_ns};
+use crate::dataplane::roll::{Roll, Task, Whose};
 use crate::observe::event::Event;
 use crate::observe::panel::Panel;
 use crate::observe::pen::Style;
 use crate::observe::writer::{Log, LogThread};
 use crate::sys::limits;
 
-use super::admin::{self, AdminSockets, Board, COMMANDS_MAX, Command, Peer, Reply};
+use super::admin::{self, AdminSockets, Board, COMMANDS_MAX, Command, Peer, Reply, RollReply};
 use super::boot::{Booted, boot};
 use super::doors::mention_absent;
 use super::engine::Runtime;
@@ -229,6 +230,7 @@ impl Conductor {
                     }
                     Some(Command::RollBack { by, reply }) => self.roll_back(by, &mut wishes, reply),
                     Some(Command::Server { change, by, reply }) => reply(self.change_server(&change, by).await),
+                    Some(Command::Roll { whose, task, by, reply }) => self.call_roll(whose, task, by, reply),
                     Some(Command::Stop { now: false }) => return Leave::Drain,
                     Some(Command::Stop { now: true }) | None => return Leave::Now,
                 },
@@ -316,6 +318,13 @@ impl Conductor {
         // Those who wait for a server look again.
         self.fleet.tell(Word::NewScene);
         Ok(changed)
+    }
+
+    fn call_roll(&mut self, whose: Whose, task: Task, by: Option<Peer>, reply: RollReply) {
+        if task == Task::End {
+            self.audit("kill", by);
+        }
+        self.fleet.call_roll(&Arc::new(Roll::new(whose, task, reply)));
     }
 
     fn roll_back(&mut self, by: Option<Peer>, wishes: &mut Wishes, reply: Reply) {
@@ -469,6 +478,7 @@ impl Conductor {
                     }
                     Some(Command::Stop { now: true }) | None => return,
                     // Whoever waits for the reply hears that the daemon is stopping.
+                    Some(Command::Roll { whose, task, by, reply }) => self.call_roll(whose, task, by, reply),
                     Some(Command::Stop { now: false } | Command::Server { .. }) => {}
                 },
                 Some(order) = self.prober.orders.recv() => self.pass_on(order),

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use crate::config::ledger::PoolLedger;
 use crate::dataplane::commons::{Commons, Mail, Scene};
 use crate::dataplane::evict::Eviction;
+use crate::dataplane::roll::Roll;
 use crate::dataplane::worker::{self, Hired};
 use crate::kernel::epoll::{Epoll, EventBell};
 use crate::kernel::uring::{RingBell, Uring};
@@ -99,6 +100,15 @@ impl Fleet {
             }
         }
         !self.has_unsent()
+    }
+
+    /// Has every worker call the roll; one whose box is full is left out.
+    pub(super) fn call_roll(&mut self, roll: &Arc<Roll>) {
+        for index in 0..self.commons.desks.len() {
+            if self.commons.post(index, Mail::Roll(Arc::clone(roll)), &mut self.bell).is_err() {
+                roll.misses_a_worker();
+            }
+        }
     }
 
     /// Whether letters wait to be sent.

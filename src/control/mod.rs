@@ -25,6 +25,7 @@ mod pace;
 mod prober;
 mod ramps;
 pub mod reload;
+pub mod sessions;
 mod shortage;
 mod signals;
 pub mod source;

@@ -15,6 +15,7 @@ use crossbeam::utils::CachePadded;
 
 use super::evict::Eviction;
 use super::record::{Note, Record};
+use super::roll::Roll;
 use crate::base::counter::Counter;
 use crate::base::limits::{MAIL_MAX, NOTES_MAX, RECORDS_MAX};
 use crate::base::pulse::Pulse;
@@ -63,6 +64,8 @@ pub enum Mail {
     },
     /// End the sessions of a server.
     Evict(Arc<Eviction>),
+    /// Call out sessions, or end them.
+    Roll(Arc<Roll>),
     /// Take no more connections (after those already in the accept queues); let sessions finish.
     Drain,
     /// End every session now, then leave the loop.

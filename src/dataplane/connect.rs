@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::ending::{ConnectResult, Ending};
-use super::record::Note;
+use super::record::{COUNT_BITS, Note};
 use super::session::{Direction, InFlight, Life, Phase, Role, Session};
 use super::shard::{Mode, REPORT_NS, Shard, micros, ms};
 use crate::balance::{self, Caller, Pick, Tried};
@@ -37,7 +37,7 @@ impl Shard {
         let wanted = self.scene.plan.log.access || listener.pool.policy.is_by_source();
         let peer = if wanted { kernel.peer(client) } else { None };
         let life = Life {
-            id: ((self.index as u64) << 48) | self.sessions_opened,
+            id: ((self.index as u64) << COUNT_BITS) | self.sessions_opened,
             peer,
             local_port: 0,
             chosen: None,

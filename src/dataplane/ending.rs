@@ -50,6 +50,8 @@ pub enum Ending {
     ServerDown,
     /// The server has lost the role that the listener wants.
     RoleLost,
+    /// An operator ended it (`ringway kill`).
+    Killed,
     /// The daemon stopped before the session did.
     Shutdown,
     /// Out of a local resource: descriptors, memory, buffers.
@@ -60,7 +62,7 @@ pub enum Ending {
 
 impl Ending {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Ending; 25] = [
+    pub const ALL: [Ending; 26] = [
         Ending::Done,
         Ending::ClientReset,
         Ending::ClientGone,
@@ -83,6 +85,7 @@ impl Ending {
         Ending::PeerVanished,
         Ending::ServerDown,
         Ending::RoleLost,
+        Ending::Killed,
         Ending::Shutdown,
         Ending::Resource,
         Ending::Internal,
@@ -113,6 +116,7 @@ impl Ending {
             Ending::PeerVanished => "peer_vanished",
             Ending::ServerDown => "server_down",
             Ending::RoleLost => "role_lost",
+            Ending::Killed => "killed",
             Ending::Shutdown => "shutdown",
             Ending::Resource => "resource",
             Ending::Internal => "internal",
@@ -139,7 +143,7 @@ impl Ending {
             Ending::Lifetime => "LD",
             Ending::PeerVanished => "sD",
             Ending::ServerDown | Ending::RoleLost => "DD",
-            Ending::Shutdown => "KD",
+            Ending::Killed | Ending::Shutdown => "KD",
             Ending::Resource => "RD",
             Ending::Internal => "ID",
         }

@@ -16,6 +16,7 @@ pub mod pipes;
 mod pump;
 mod queue;
 pub mod record;
+pub mod roll;
 mod session;
 pub mod shard;
 pub mod worker;

@@ -8,6 +8,21 @@ use std::sync::Arc;
 use super::ending::Ending;
 use crate::config::plan::Listener;
 
+/// Bits of a session's number that count; the worker's index is above them.
+pub const COUNT_BITS: u32 = 48;
+
+/// What a session goes by in the log and on the command line: `3-162`.
+pub fn session_name(number: u64) -> String {
+    format!("{}-{}", number >> COUNT_BITS, number & ((1 << COUNT_BITS) - 1))
+}
+
+/// The number of what [`session_name`] makes; `None` for anything else.
+pub fn session_number(name: &str) -> Option<u64> {
+    let (worker, count) = name.split_once('-')?;
+    let (worker, count): (u64, u64) = (worker.parse().ok()?, count.parse().ok()?);
+    (worker < 1 << (64 - COUNT_BITS) && count < 1 << COUNT_BITS).then_some(worker << COUNT_BITS | count)
+}
+
 /// One access record.
 #[derive(Debug)]
 pub struct Record {

@@ -16,6 +16,7 @@ use super::gather::Visit;
 use super::pump::{Stop, Tools};
 use super::queue::Queue;
 use super::record::Note;
+use super::roll;
 use super::session::{Direction, Phase, Role, Session, Side};
 use crate::base::slab::{Key, Slab};
 use crate::base::wheel::Wheel;
@@ -67,6 +68,8 @@ pub struct Shard {
     pub(super) visits: VecDeque<Visit>,
     /// Servers whose sessions are being ended.
     pub(super) evictions: VecDeque<evict::Progress>,
+    /// Calls of the roll under way.
+    pub(super) rolls: VecDeque<roll::Calling>,
     due: Vec<u32>,
     /// Sessions that wait for a place, by pool.
     pub(super) queues: Vec<Queue>,
@@ -108,6 +111,7 @@ impl Shard {
             runnable: VecDeque::new(),
             visits: VecDeque::new(),
             evictions: VecDeque::new(),
+            rolls: VecDeque::new(),
             due: Vec::new(),
             queues: Vec::new(),
             called: false,
@@ -122,7 +126,8 @@ impl Shard {
     /// How long the worker may wait, in nanoseconds; `None`: until something happens.
     pub fn patience_ns(&self, now: u64) -> Option<u64> {
         let evictions = self.next_eviction_ns();
-        if !self.runnable.is_empty() || self.called || evictions.is_some_and(|due_ns| due_ns <= now) {
+        let works = !self.runnable.is_empty() || self.called || !self.rolls.is_empty();
+        if works || evictions.is_some_and(|due_ns| due_ns <= now) {
             return Some(0);
         }
         let timers = self.wheel.next_ns();
@@ -178,6 +183,7 @@ impl Shard {
         self.wake_doors(now, kernel);
         self.visit(now, kernel);
         self.evict(now, kernel);
+        self.call_roll(now, kernel);
         let mut due = std::mem::take(&mut self.due);
         self.wheel.expire(now, &mut due);
         for index in due.drain(..) {
@@ -195,6 +201,7 @@ impl Shard {
             Mail::NewScene => self.adopt(now, kernel),
             Mail::Connection { sock, listener, accepted_ns } => self.open(sock, listener, accepted_ns, now, kernel),
             Mail::Evict(order) => self.begin_eviction(order, now),
+            Mail::Roll(roll) => self.begin_roll(roll),
             Mail::Drain => self.leave(Mode::Draining, now, kernel),
             Mail::Stop => {
                 self.leave(Mode::Stopping, now, kernel);

@@ -1,15 +1,12 @@
 //! The access log: one line a session, at its end; one every five minutes of a long life, with `reason` "running".
 
 use crate::config::plan::Address;
-use crate::dataplane::record::Record;
+use crate::dataplane::record::{COUNT_BITS, Record};
 
 use super::line::{Line, Stamp, Syntax};
 
 /// What `reason` says of a session that goes on.
 pub const RUNNING: &str = "running";
-
-/// Bits of a session id that count; the worker's index is above them. See [`Record::session`].
-const COUNT_BITS: u32 = 48;
 
 /// Appends `record`. `offset_ns` is the wall clock less the monotonic one, at about the time of the record.
 ///

@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use crate::harness::facts::{await_that, http_over, lines_of};
 use crate::harness::ground::Ground;
-use crate::harness::peers::{Server, connect, exchange, read_exactly};
-use crate::harness::ringway::{Ringway, one_pool};
+use crate::harness::peers::{Server, connect, end_of, exchange, read_exactly};
+use crate::harness::ringway::{Ringway, Setup, one_pool};
 
 /// Who answers `count` newcomers.
 fn answers(front: SocketAddr, count: usize) -> BTreeSet<String> {
@@ -114,6 +114,66 @@ fn weight_and_limit_are_set_until_the_file_says_otherwise() {
 }
 
 #[test]
+fn sessions_are_listed_and_killed() {
+    let ground = Ground::new();
+    let (a, b) = (Server::named_echo(&ground, "a"), Server::named_echo(&ground, "b"));
+    let front = ground.address();
+    let config = one_pool(front, &[a.address(), b.address()], "");
+    let ringway = Setup::on(&ground).global("workers = 2").start(&config);
+    let mut clients: Vec<_> = (0..40).map(|_| connect(front)).collect();
+    for client in &mut clients {
+        read_exactly(client, 1).expect("a name");
+        exchange(client, b"hello").expect("an echo");
+    }
+    let listed = |words: &[&str]| -> Value {
+        let (code, said) = verb(&ringway, &[&["sessions", "--json"], words].concat());
+        assert_eq!(code, 0, "{said}");
+        serde_json::from_str(&said).expect("JSON")
+    };
+    let all = listed(&[]);
+    assert_eq!((&all["found"], &all["complete"]), (&40.into(), &true.into()));
+    let sessions = all["sessions"].as_array().expect("a list");
+    let known: BTreeSet<String> =
+        clients.iter().map(|client| client.local_addr().expect("bound").to_string()).collect();
+    let told: BTreeSet<String> = sessions.iter().map(|each| each["client"].as_str().expect("one").to_owned()).collect();
+    assert_eq!(told, known);
+    for each in sessions {
+        assert_eq!((&each["listener"], &each["state"]), (&"front".into(), &"relaying".into()), "{each}");
+        assert_eq!((&each["bytes_in"], &each["bytes_out"]), (&5.into(), &6.into()), "{each}");
+    }
+    assert_eq!(listed(&["--server", "pool/s0"])["found"], 20);
+    assert_eq!(listed(&["--source", "127.0.0.0/8", "--limit", "3"])["sessions"].as_array().map(Vec::len), Some(3));
+    assert_eq!(listed(&["--source", "10.0.0.0/8"])["found"], 0);
+    assert_eq!(listed(&["--listener", "other"])["found"], 0);
+    let (_, table) = verb(&ringway, &["sessions", "--limit", "2"]);
+    assert!(table.starts_with("SESSION ") && table.contains("2 of 40 sessions"), "{table}");
+
+    let of = |client: &std::net::TcpStream| {
+        let address = client.local_addr().expect("bound").to_string();
+        let found = sessions.iter().find(|each| each["client"] == *address).expect("it is listed");
+        found["session"].as_str().expect("a name").to_owned()
+    };
+    let mut victim = clients.swap_remove(7);
+    let name = of(&victim);
+    let (code, said) = verb(&ringway, &["kill", &name, "1-99999"]);
+    assert!(
+        code == 1 && said.contains(&format!("{name}: ended")) && said.contains("1-99999: there is no such"),
+        "{said}"
+    );
+    assert_eq!(end_of(&mut victim), Err(std::io::ErrorKind::ConnectionReset));
+    let record = ringway.record("killed");
+    assert_eq!((&record["session"], &record["code"]), (&name.clone().into(), &"KD".into()));
+    let (code, said) = verb(&ringway, &["kill", "nobody"]);
+    assert!(code == 1 && said.contains("is no session's name"), "{said}");
+    for client in &mut clients {
+        exchange(client, b"x").expect("the others go on");
+    }
+    assert_eq!(listed(&[])["found"], 39);
+    drop(clients);
+    ringway.end_well();
+}
+
+#[test]
 fn it_is_explained_who_serves_and_who_does_not() {
     let ground = Ground::new();
     let (a, b) = (Server::named_echo(&ground, "a"), Server::named_echo(&ground, "b"));
@@ -144,7 +204,7 @@ fn only_the_unix_socket_steers() {
     let ground = Ground::new();
     let server = Server::named(&ground, "a");
     let ringway = Ringway::start(&ground, &one_pool(ground.address(), &[server.address()], ""));
-    for path in ["/v1/server", "/v1/rollback", "/v1/reload"] {
+    for path in ["/v1/server", "/v1/rollback", "/v1/reload", "/v1/kill", "/v1/sessions"] {
         let stream = std::net::TcpStream::connect(ringway.admin()).expect("it listens");
         assert_eq!(http_over(stream, "POST", path).expect("an answer").0, 403, "{path}");
     }

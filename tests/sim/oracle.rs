@@ -52,6 +52,8 @@ pub struct Pair {
     pub short_of_memory: bool,
     /// Its server is down, and its end was ordered.
     pub condemned: bool,
+    /// An operator has ended it.
+    pub doomed: bool,
     pub recorded: bool,
 }
 
@@ -123,6 +125,7 @@ impl World {
             half: false,
             short_of_memory: false,
             condemned: false,
+            doomed: false,
             recorded: false,
         });
         self.pair_of.insert(name, number);
@@ -363,6 +366,12 @@ impl World {
         }
     }
 
+    /// An operator ends the sessions of a client.
+    pub fn doom(&mut self, client: usize) {
+        note!(self, "the session of client {client} is to end");
+        self.pairs.iter_mut().filter(|pair| !pair.over && pair.client == client).for_each(|pair| pair.doomed = true);
+    }
+
     /// The server a session is connected to, or was last.
     pub fn served_by(&self, pair: &Pair) -> Option<usize> {
         pair.attempts.last().map(|attempt| attempt.target)
@@ -384,6 +393,7 @@ impl World {
             }
             let told = self.lanes.iter().all(|lane| lane.next_word_ns().is_none());
             assert!(!pair.condemned || !told, "session {number} is to end with its server, and lives on");
+            assert!(!pair.doomed || !told, "session {number} is to end by an operator's wish, and lives on");
             self.check_timers(number, pair);
             let sockets = [Some(pair.client), pair.server];
             let mut flights = sockets.into_iter().flatten().flat_map(|id| &self.socks[id].flights);
@@ -514,7 +524,7 @@ impl World {
         let told = !pair.relaying && self.is_told(pair.client);
         let deaf = client.dead || client.taken > 0 || pair.short_of_memory;
         match ending {
-            Ending::ClientGone | Ending::QueueLeft | Ending::Shutdown => {}
+            Ending::ClientGone | Ending::QueueLeft | Ending::Killed | Ending::Shutdown => {}
             _ if pair.relaying || pair.refusal.is_none() || deaf => {}
             _ => return Some("the client has not been told what the last server said".into()),
         }
@@ -598,6 +608,7 @@ impl World {
                 let late = last.is_some_and(|attempt| self.is_evicting(attempt.target, self.now));
                 must(pair.condemned || late, "nobody has found its server down")
             }
+            Ending::Killed => must(pair.doomed, "nobody has wished it"),
             Ending::Shutdown => must(self.stopped, "nobody has stopped the worker"),
             Ending::Internal => Some("it must never".into()),
         }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use ringway::dataplane::commons::{Commons, Mail};
 use ringway::dataplane::ending::{ConnectResult, Refusal};
+use ringway::dataplane::roll::{Roll, Task, Whose};
 use ringway::dataplane::shard::Shard;
 use ringway::kernel::{Event, Kernel, WakeTarget};
 
@@ -135,6 +136,11 @@ impl Run {
             let lane = self.world.haste.index(WORKERS);
             self.world.schedule(at, Errand::Haste(lane));
         }
+        let rolls = if self.world.classic { 0 } else { self.world.haste.below(4) };
+        for _ in 0..rolls {
+            let at = self.world.now + self.world.haste.below(span);
+            self.world.schedule(at, Errand::Roll);
+        }
         if abrupt {
             let soon = self.world.rng.range(span / 2, span);
             self.schedule_stop(soon);
@@ -243,6 +249,7 @@ impl Run {
             Errand::Answer(lane, key, outcome) => self.world.answer(lane, key, outcome),
             Errand::Client => self.client_comes(),
             Errand::Haste(lane) => self.haste(lane),
+            Errand::Roll => self.call_roll(),
             Errand::Reload => {
                 self.publish();
                 for lane in 0..WORKERS {
@@ -305,6 +312,27 @@ impl Run {
         let scene = self.stage.build(&mut self.world);
         note!(self.world, "reload: generation {}", scene.plan.generation);
         self.commons.scene.store(Arc::new(scene));
+    }
+
+    /// Calls the roll of all sessions, or ends those of one client. Each worker is asked, and all that live are told.
+    fn call_roll(&mut self) {
+        let clients: Vec<usize> = self.world.pairs.iter().filter(|pair| !pair.over).map(|pair| pair.client).collect();
+        if clients.is_empty() || self.workers.iter().any(|worker| worker.gone) {
+            return;
+        }
+        let doomed = self.world.haste.chance(700).then(|| clients[self.world.haste.index(clients.len())]);
+        let whose = match doomed {
+            Some(client) => {
+                self.world.doom(client);
+                Whose { source: Some((self.world.socks[client].address.ip(), 32)), ..Whose::default() }
+            }
+            None => Whose::default(),
+        };
+        let task = if doomed.is_some() { Task::End } else { Task::Call };
+        let roll = Arc::new(Roll::new(whose, task, |called| assert!(called.found >= called.rows.len() as u64)));
+        for lane in 0..WORKERS {
+            self.post(lane, Mail::Roll(Arc::clone(&roll)));
+        }
     }
 
     /// Orders of letters that chance would hardly make: clients wait at doors whose accepts have failed, which the worker
@@ -582,6 +610,7 @@ fn name(mail: &Mail) -> String {
     match mail {
         Mail::Connection { sock, .. } => format!("Connection {sock:?}"),
         Mail::Evict(_) => "Evict".into(),
+        Mail::Roll(_) => "Roll".into(),
         mail => format!("{mail:?}"),
     }
 }

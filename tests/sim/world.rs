@@ -61,6 +61,8 @@ pub enum Errand {
     Letter(usize),
     /// Servers that ramp have warmed up a little.
     Ramp,
+    /// An operator ends the sessions of a client, or looks at those of all.
+    Roll,
     /// A worker is drained and the configuration changed at once, with people at the doors.
     Haste(usize),
     /// A letter to a worker.

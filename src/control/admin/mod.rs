@@ -13,6 +13,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
+use crate::dataplane::roll::{Called, Task, Whose};
 use crate::observe::panel::Panel;
 
 use super::reload::Answer;
@@ -54,6 +55,17 @@ pub(super) enum Command {
         /// Who wants to know.
         reply: Box<dyn FnOnce(Result<ServerChanged, Refused>) + Send>,
     },
+    /// List sessions, or end them.
+    Roll {
+        /// Which.
+        whose: Whose,
+        /// What.
+        task: Task,
+        /// Who asks.
+        by: Option<Peer>,
+        /// Who wants to know.
+        reply: RollReply,
+    },
     /// Stop: now, or after a drain.
     Stop {
         /// Without a drain.
@@ -69,6 +81,9 @@ pub(super) struct Peer {
     /// Its number, where the kernel knows it.
     pub(super) pid: Option<i32>,
 }
+
+/// Takes a called roll; as [`Reply`].
+pub(super) type RollReply = Box<dyn FnOnce(Called) + Send + Sync>;
 
 /// Takes the answer; may be called on the conductor's thread, so it must not block.
 pub(super) type Reply = Box<dyn FnOnce(Answer) + Send>;

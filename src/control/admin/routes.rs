@@ -8,6 +8,8 @@
 //! | `GET /v1/status`, `/v1/info` | JSON |
 //! | `GET /v1/explain?listener=NAME&source=IP` | which server a client would get, and why no other; JSON |
 //! | `GET /v1/config` | the text of the configuration in force; unix socket only, for it may hold secrets |
+//! | `GET /v1/sessions?listener=NAME&server=POOL/SERVER&source=CIDR&limit=N` | sessions that live; JSON; unix socket only, for it tells who the clients are |
+//! | `POST /v1/kill` | ends sessions: [`Kill`]; unix socket only |
 //! | `POST /v1/server` | changes a server: [`ServerChange`]; unix socket only |
 //! | `POST /v1/rollback` | takes up the configuration before the last reload; unix socket only |
 //! | `POST /v1/reload` | reads the configuration again and says how that went; unix socket only. `?wait` answers when removed addresses are closed |
@@ -25,7 +27,9 @@ use tokio::sync::oneshot;
 use crate::base::limits::ADMIN_BODY_MAX;
 use crate::control::explain;
 use crate::control::reload::Answer;
+use crate::control::sessions::{self, Kill};
 use crate::control::steer::{Refused, ServerChange};
+use crate::dataplane::roll::{Called, Task, Whose};
 use crate::observe::metrics::{self, Dialect};
 use crate::observe::panel::Panel;
 use crate::observe::status::status;
@@ -102,24 +106,28 @@ pub(super) async fn answer(request: Request<Incoming>, rights: Rights, board: Ar
         }
         (ROLLBACK, Rights::All { by }) => reload(&board, |reply| Command::RollBack { by, reply }).await,
         (SERVER, Rights::All { by }) => change_server(&board, &body, by).await,
+        (KILL, Rights::All { by }) => kill(&board, &body, by).await,
+        ("/v1/sessions", _) => sessions(&board, head.uri.query().unwrap_or_default()).await,
         ("/v1/explain", _) => explain(head.uri.query().unwrap_or_default(), &board),
         _ => look(path, &wants_text, &board),
     })
 }
 
-const LOOKS: [&str; 8] = ["/", "/metrics", "/livez", "/readyz", "/v1/status", "/v1/info", "/v1/config", "/v1/explain"];
+const LOOKS: [&str; 9] =
+    ["/", "/metrics", "/livez", "/readyz", "/v1/status", "/v1/info", "/v1/config", "/v1/explain", "/v1/sessions"];
 const RELOAD: &str = "/v1/reload";
 const ROLLBACK: &str = "/v1/rollback";
 const SERVER: &str = "/v1/server";
+const KILL: &str = "/v1/kill";
 
 /// What is refused before anything is done.
 fn refuse(method: &Method, path: &str, rights: Rights) -> Option<Reply> {
     let allowed = match path {
-        RELOAD | ROLLBACK | SERVER => "POST",
+        RELOAD | ROLLBACK | SERVER | KILL => "POST",
         path if LOOKS.contains(&path) => "GET, HEAD",
         _ => return Some(problem(StatusCode::NOT_FOUND, "there is nothing here; GET / shows the status")),
     };
-    if matches!(path, RELOAD | ROLLBACK | SERVER | "/v1/config") && rights == Rights::Read {
+    if matches!(path, RELOAD | ROLLBACK | SERVER | KILL | "/v1/config" | "/v1/sessions") && rights == Rights::Read {
         return Some(problem(StatusCode::FORBIDDEN, "only on the unix socket of [admin]"));
     }
     if !allowed.split(", ").any(|allowed| allowed == method.as_str()) {
@@ -212,6 +220,42 @@ async fn change_server(board: &Board, body: &[u8], by: Option<Peer>) -> Reply {
     }
 }
 
+async fn sessions(board: &Board, query: &str) -> Reply {
+    let (whose, limit) = match sessions::question(query) {
+        Ok(question) => question,
+        Err(error) => return problem(StatusCode::BAD_REQUEST, &error),
+    };
+    match call_roll(board, whose, Task::Call, None).await {
+        Ok(called) => json(StatusCode::OK, &sessions::listed(called, limit)),
+        Err(refusal) => refusal,
+    }
+}
+
+async fn kill(board: &Board, body: &[u8], by: Option<Peer>) -> Reply {
+    let kill = match serde_json::from_slice::<Kill>(body) {
+        Ok(kill) => kill,
+        Err(error) => return problem(StatusCode::BAD_REQUEST, &format!("the body: {error}")),
+    };
+    let whose = match sessions::condemned(&kill) {
+        Ok(whose) => whose,
+        Err(error) => return problem(StatusCode::BAD_REQUEST, &error),
+    };
+    match call_roll(board, whose, Task::End, by).await {
+        Ok(called) => json(StatusCode::OK, &sessions::killed(&kill, &called)),
+        Err(refusal) => refusal,
+    }
+}
+
+async fn call_roll(board: &Board, whose: Whose, task: Task, by: Option<Peer>) -> Result<Called, Reply> {
+    let command = |told: oneshot::Sender<_>| Command::Roll {
+        whose,
+        task,
+        by,
+        reply: Box::new(move |called| drop(told.send(called))),
+    };
+    ask(board, command).await
+}
+
 /// Sends the conductor a command and waits for what it tells.
 async fn ask<T>(board: &Board, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Reply> {
     let (told, answer) = oneshot::channel();
@@ -265,7 +309,7 @@ mod tests {
         assert_eq!(code(Method::GET, "/metrics", Rights::Read), 200);
         assert_eq!(code(Method::HEAD, "/livez", Rights::Read), 200);
         assert_eq!(code(Method::POST, "/metrics", Rights::Read), 405);
-        for path in [RELOAD, ROLLBACK, SERVER] {
+        for path in [RELOAD, ROLLBACK, SERVER, KILL] {
             assert_eq!(code(Method::POST, path, Rights::Read), 403, "{path}");
         }
         assert_eq!(code(Method::POST, RELOAD, Rights::All { by: None }), 200);
