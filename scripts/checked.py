@@ -52,7 +52,7 @@ def start_mariadb(children, place, core):
         raise Failure(f"mariadb-install-db failed: {(said.stdout + said.stderr).strip()[-1000:]}")
     server = children.start(
         ["mariadbd", "--no-defaults", f"--user={user}", f"--datadir={data}", f"--tmpdir={place}", f"--socket={sock}",
-         f"--port={port}", "--bind-address=0.0.0.0", "--max-connections=4000", "--back-log=4096", "--skip-name-resolve",
+         f"--port={port}", "--bind-address=0.0.0.0", "--read-only=1", "--max-connections=4000", "--back-log=4096", "--skip-name-resolve", "--thread-handling=pool-of-threads",
          f"--pid-file={place}/pid", "--innodb-buffer-pool-size=32M"], core, place / "output")
     await_fact(f"MariaDB on port {port} (see {place}/output)",
                lambda: server.poll() is not None or accepts(("127.0.0.1", port)), 60)
