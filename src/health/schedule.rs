@@ -8,6 +8,10 @@ const STAGGER_NS: u64 = 2_000_000;
 /// Of an interval, how much chance may add or take away.
 const JITTER: u64 = 10;
 
+/// Checks begin at multiples of this, in nanoseconds, where chance leaves the choice: those that begin together wake the
+/// thread once.
+const BEAT_NS: u64 = 10_000_000;
+
 /// How long the first check of server `index` of `count` waits, in nanoseconds.
 pub fn first_delay_ns(index: usize, count: usize, interval_ms: u32) -> u64 {
     let spread = (count as u64 * STAGGER_NS).min(u64::from(interval_ms) * 1_000_000);
@@ -19,8 +23,9 @@ pub fn first_delay_ns(index: usize, count: usize, interval_ms: u32) -> u64 {
 pub fn next_ns(begun_ns: u64, ended_ns: u64, interval_ms: u32, random: u64) -> u64 {
     let interval = u64::from(interval_ms) * 1_000_000;
     let span = 2 * interval / JITTER;
-    let jittered = interval - span / 2 + random % (span + 1);
-    begun_ns.saturating_add(jittered).max(ended_ns)
+    let least = begun_ns.saturating_add(interval - span / 2);
+    let jittered = least.saturating_add(random % (span + 1));
+    (jittered - jittered % BEAT_NS).max(least).max(ended_ns)
 }
 
 #[cfg(test)]

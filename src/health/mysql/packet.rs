@@ -131,8 +131,22 @@ impl<'a> Cursor<'a> {
 
 /// Text of a server as it may be shown: at most `most` characters, none of them a control character.
 pub(super) fn text(bytes: &[u8], most: usize) -> String {
-    let harmless = |c: char| if c.is_control() { '\u{FFFD}' } else { c };
-    String::from_utf8_lossy(bytes).chars().take(most).map(harmless).collect()
+    let mut text = String::new();
+    append_text(&mut text, bytes, most);
+    text
+}
+
+/// Appends the same to `to`.
+pub(super) fn append_text(to: &mut String, bytes: &[u8], most: usize) {
+    let is_plain = bytes.len() <= most && bytes.iter().all(|byte| matches!(byte, 0x20..0x7F));
+    match std::str::from_utf8(bytes) {
+        // Nearly all there is, and a check reads some hundred words.
+        Ok(plain) if is_plain => to.push_str(plain),
+        _ => {
+            let harmless = |c: char| if c.is_control() { '\u{FFFD}' } else { c };
+            to.extend(String::from_utf8_lossy(bytes).chars().take(most).map(harmless));
+        }
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //! ```
 
 use super::greeting::error;
-use super::packet::{Cursor, text};
+use super::packet::{Cursor, append_text};
 use super::{Fault, ServerError};
 use crate::base::limits::{
     MYSQL_ANSWER_MAX as ANSWER_MAX, MYSQL_COLUMNS_MAX as COLUMNS_MAX, MYSQL_ROWS_MAX as ROWS_MAX,
@@ -20,15 +20,50 @@ const EOF_MAX: usize = 9;
 /// A table of values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
-    columns: Vec<String>,
-    rows: Vec<Vec<Option<String>>>,
+    columns: Words,
+    rows: Vec<Words>,
+}
+
+/// Words in a row, some of which may be missing: in one piece, for an answer about replication has some hundred.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Words {
+    text: String,
+    /// Where each ends, and whether there is one.
+    ends: Vec<(usize, bool)>,
+}
+
+impl Words {
+    fn of<'a>(words: impl IntoIterator<Item = Option<&'a str>>) -> Self {
+        let mut all = Self::default();
+        words.into_iter().for_each(|word| all.push(word.map(str::as_bytes), usize::MAX));
+        all
+    }
+
+    /// Appends a word, of which at most so many characters are kept.
+    fn push(&mut self, word: Option<&[u8]>, characters_max: usize) {
+        if let Some(word) = word {
+            append_text(&mut self.text, word, characters_max);
+        }
+        self.ends.push((self.text.len(), word.is_some()));
+    }
+
+    /// Outer `None`: there are not so many; inner: it is missing.
+    fn get(&self, index: usize) -> Option<Option<&str>> {
+        let &(end, is_there) = self.ends.get(index)?;
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before].0);
+        Some(is_there.then(|| &self.text[start..end]))
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Option<&str>> {
+        (0..self.ends.len()).map_while(|index| self.get(index))
+    }
 }
 
 impl Table {
     /// A table of these columns and rows, for those who answer in a server's place.
     pub fn of(columns: &[&str], rows: &[&[Option<&str>]]) -> Self {
-        let owned = |row: &&[Option<&str>]| row.iter().map(|value| value.map(str::to_owned)).collect();
-        Self { columns: columns.iter().map(|&name| name.to_owned()).collect(), rows: rows.iter().map(owned).collect() }
+        let rows = rows.iter().map(|row| Words::of(row.iter().copied())).collect();
+        Self { columns: Words::of(columns.iter().map(|&name| Some(name))), rows }
     }
 
     /// Its rows.
@@ -40,20 +75,20 @@ impl Table {
 /// A row of a table.
 #[derive(Clone, Copy, Debug)]
 pub struct Row<'a> {
-    columns: &'a [String],
-    values: &'a [Option<String>],
+    columns: &'a Words,
+    values: &'a Words,
 }
 
 impl<'a> Row<'a> {
     /// The value in the column of this name, in any case of letters. Outer `None`: there is no such column; inner: NULL.
     pub fn named(&self, name: &str) -> Option<Option<&'a str>> {
-        let index = self.columns.iter().position(|column| column.eq_ignore_ascii_case(name))?;
-        self.values.get(index).map(Option::as_deref)
+        let is_it = |column: Option<&str>| column.is_some_and(|column| column.eq_ignore_ascii_case(name));
+        self.values.get(self.columns.iter().position(is_it)?)
     }
 
     /// All values, in the order in which they were asked for.
     pub fn values(&self) -> impl Iterator<Item = Option<&'a str>> {
-        self.values.iter().map(Option::as_deref)
+        self.values.iter()
     }
 }
 
@@ -101,7 +136,7 @@ impl Reading {
                 }
             }
             Stage::Columns { left } => {
-                self.table.columns.push(column(payload).ok_or(UNREADABLE)?);
+                self.table.columns.push(Some(column(payload).ok_or(UNREADABLE)?), COLUMN_CHARACTERS_MAX);
                 self.stage = if left > 1 { Stage::Columns { left: left - 1 } } else { Stage::ColumnsEnd };
             }
             Stage::ColumnsEnd if is_eof(payload) => self.stage = Stage::Rows,
@@ -112,7 +147,7 @@ impl Reading {
                 if self.table.rows.len() == ROWS_MAX || self.bytes > ANSWER_MAX {
                     return Err(Fault::TooLarge("the answer to a query"));
                 }
-                self.table.rows.push(row(payload, self.table.columns.len()).ok_or(UNREADABLE)?);
+                self.table.rows.push(row(payload, self.table.columns.ends.len()).ok_or(UNREADABLE)?);
             }
         }
         Ok(None)
@@ -124,26 +159,25 @@ fn is_eof(payload: &[u8]) -> bool {
 }
 
 /// "Column Definition" (4.1): catalogue, schema, table, original table, name.
-fn column(payload: &[u8]) -> Option<String> {
+fn column(payload: &[u8]) -> Option<&[u8]> {
     let mut cursor = Cursor::new(payload);
     for _ in 0..4 {
         cursor.string()?;
     }
-    Some(text(cursor.string()?, COLUMN_CHARACTERS_MAX))
+    cursor.string()
 }
 
-fn row(payload: &[u8], columns: usize) -> Option<Vec<Option<String>>> {
+fn row(payload: &[u8], columns: usize) -> Option<Words> {
     const NULL: u8 = 0xFB;
     let mut cursor = Cursor::new(payload);
-    let mut values = Vec::with_capacity(columns);
+    let mut values = Words { text: String::with_capacity(payload.len()), ends: Vec::with_capacity(columns) };
     for _ in 0..columns {
-        values.push(match cursor.rest().first()? {
-            &NULL => {
-                cursor.u8();
-                None
-            }
-            _ => Some(text(cursor.string()?, usize::MAX)),
-        });
+        if cursor.rest().first()? == &NULL {
+            cursor.u8();
+            values.push(None, 0);
+        } else {
+            values.push(Some(cursor.string()?), usize::MAX);
+        }
     }
     cursor.rest().is_empty().then_some(values)
 }
