@@ -14,6 +14,8 @@ use crate::base::limits::{
 
 /// Longest name of a column (MySQL allows 64 characters, and 256 for an alias).
 const COLUMN_CHARACTERS_MAX: usize = 256;
+/// Most are no longer than this.
+const COLUMN_CHARACTERS: usize = 24;
 /// Longest payload of an EOF packet; a longer one that begins alike is a row.
 const EOF_MAX: usize = 9;
 
@@ -33,6 +35,10 @@ struct Words {
 }
 
 impl Words {
+    fn with_room(words: usize, bytes: usize) -> Self {
+        Self { text: String::with_capacity(bytes), ends: Vec::with_capacity(words) }
+    }
+
     fn of<'a>(words: impl IntoIterator<Item = Option<&'a str>>) -> Self {
         let mut all = Self::default();
         words.into_iter().for_each(|word| all.push(word.map(str::as_bytes), usize::MAX));
@@ -132,7 +138,10 @@ impl Reading {
                 match count.ok_or(UNREADABLE)? {
                     0 => return Err(UNREADABLE),
                     count if count > COLUMNS_MAX => return Err(Fault::TooLarge("the number of columns")),
-                    left => self.stage = Stage::Columns { left },
+                    left => {
+                        self.table.columns = Words::with_room(left, left * COLUMN_CHARACTERS);
+                        self.stage = Stage::Columns { left };
+                    }
                 }
             }
             Stage::Columns { left } => {
@@ -170,7 +179,7 @@ fn column(payload: &[u8]) -> Option<&[u8]> {
 fn row(payload: &[u8], columns: usize) -> Option<Words> {
     const NULL: u8 = 0xFB;
     let mut cursor = Cursor::new(payload);
-    let mut values = Words { text: String::with_capacity(payload.len()), ends: Vec::with_capacity(columns) };
+    let mut values = Words::with_room(columns, payload.len());
     for _ in 0..columns {
         if cursor.rest().first()? == &NULL {
             cursor.u8();
