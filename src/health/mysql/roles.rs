@@ -12,7 +12,8 @@
 //! of them began to take writes. So a planned switch-over, whose two halves are heard one after the other, alarms nobody.
 //!
 //! A replica must be connected to its source, apply what it gets, and know how far it is behind. One that has lost its
-//! source keeps its role while the primary has not been heard since: when a primary dies, its replicas are not to blame.
+//! source keeps its role while the primary has not been heard since: when a primary dies, its replicas are not to blame. Nor
+//! are they when another is promoted, until they have been asked again: to be pointed to it takes them a moment.
 //!
 //! A server that answers and does not let the check in (a wrong password, say) is not silent: it keeps the role it has. Only
 //! a primary must make room for another that has shown to take writes, as if it were.
@@ -127,6 +128,8 @@ pub struct Brain {
     rules: Rules,
     seats: Vec<Seat>,
     primary: Option<usize>,
+    /// The turn in which it became that, or the last one ceased to be.
+    primary_since: u64,
     /// The last primary there was.
     last: Option<usize>,
     split: bool,
@@ -154,7 +157,15 @@ struct Seat {
 impl Brain {
     /// A brain for `servers` servers, of which nothing is known.
     pub fn new(rules: Rules, servers: usize) -> Self {
-        Self { rules, seats: vec![Seat::default(); servers], primary: None, last: None, split: false, turn: 0 }
+        Self {
+            rules,
+            seats: vec![Seat::default(); servers],
+            primary: None,
+            primary_since: 0,
+            last: None,
+            split: false,
+            turn: 0,
+        }
     }
 
     /// The brain that follows this one in another plan: server `i` is who was `before[i]`, or is new.
@@ -165,6 +176,7 @@ impl Brain {
             rules,
             seats: before.iter().map(seat).collect(),
             primary: place(self.primary),
+            primary_since: self.primary_since,
             last: place(self.last),
             split: self.split,
             turn: self.turn,
@@ -251,6 +263,7 @@ impl Brain {
             self.last = self.primary;
         }
         if self.primary != before {
+            self.primary_since = self.turn;
             news.push(News::Primary { from: before, to: self.primary });
         }
         self.look_for_a_split(&mut news);
@@ -342,10 +355,11 @@ impl Brain {
         }
     }
 
-    /// Whether the primary has been heard since this replica lost its source.
+    /// Whether the primary has been heard since this replica lost its source, and the replica since that is the primary.
     fn is_to_blame(&self, seat: &Seat) -> bool {
-        let primary = self.primary.and_then(|primary| self.seats.get(primary));
-        primary.is_some_and(|primary| seat.lost_since.is_none_or(|lost| primary.misses == 0 && primary.heard > lost))
+        let Some(primary) = self.primary.and_then(|primary| self.seats.get(primary)) else { return false };
+        let Some(lost) = seat.lost_since else { return true };
+        primary.misses == 0 && primary.heard > lost && seat.heard > self.primary_since
     }
 
     /// From whole at `lag_soft` in a straight line to nothing at `max_lag`.

@@ -176,6 +176,32 @@ fn a_replica_is_not_to_blame_for_its_dead_source() {
 }
 
 #[test]
+fn a_new_primary_is_no_reason_to_blame_a_replica_unheard() {
+    let cut_off = replica(false, true, None);
+    let crash = || {
+        let mut brain = three(RULES);
+        brain.hear(2, cut_off.clone());
+        for _ in 0..RULES.fall {
+            brain.miss(0, false);
+        }
+        let news = brain.hear(1, writer());
+        let told = [News::Primary { from: Some(0), to: Some(1) }, News::Role { server: 1, role: Role::Primary }];
+        assert_eq!(news, told, "what 2 said was said of the old one");
+        assert!(brain.hear(1, writer()).is_empty());
+        brain
+    };
+    let mut brain = crash();
+    assert!(brain.hear(2, well()).is_empty(), "it was pointed to the new one meanwhile");
+    let mut brain = crash();
+    brain.hear(2, cut_off.clone());
+    assert_eq!(brain.role(2), Role::None(Why::Broken), "it was not");
+    // Another plan changes nothing of that.
+    let mut brain = crash().follow(RULES, &[Some(0), Some(1), Some(2)]);
+    assert!(brain.reconsider().is_empty());
+    assert!(brain.hear(2, well()).is_empty());
+}
+
+#[test]
 fn a_brain_is_remembered_by_the_plan_that_follows() {
     let brain = three(RULES);
     // A new server in front, the second gone, the others in another order.
