@@ -1,4 +1,4 @@
-"""What scripts/compare and scripts/soak stand on: children that end with us, free ports, facts to wait for."""
+"""What scripts/compare, scripts/failover and scripts/soak stand on: children that end with us, free ports, facts to wait for."""
 
 import contextlib
 import ctypes
@@ -14,6 +14,7 @@ import time
 NOFILE = 20_000  # what a small machine allows; 9000 sessions fit
 WAIT_S = 10  # for anything to start, appear or end
 PR_SET_PDEATHSIG = 1  # prctl(2)
+CLONE_NEWNET = 0x40000000  # unshare(2), setns(2)
 LIBC = ctypes.CDLL(None)
 
 
