@@ -1,6 +1,7 @@
 //! Reads and writes `check`, `eject`, `fail_open` and `on_down` of a pool.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 
 use toml::de::DeValue;
@@ -9,7 +10,7 @@ use super::complaints::{At, Located, quote};
 use super::keys::{self, Keys};
 use super::limits;
 use super::mysql;
-use super::plan::{Care, Check, CheckPace, Eject, HttpQuestion, Kind, OnDown, Question};
+use super::plan::{Care, Check, CheckPace, Eject, HttpQuestion, HttpTls, Kind, OnDown, Question, Verify};
 use super::print::{duration, string};
 use super::read::{Reader, Section, Value, kind, tick};
 use super::value;
@@ -91,7 +92,7 @@ fn eject(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Eject> {
 const TYPES: [(&str, &[&str]); 4] = [
     ("tcp", &[]),
     ("send-expect", &["send", "send_hex", "expect", "expect_hex"]),
-    ("http", &["path", "method", "host", "expect"]),
+    ("http", &["path", "method", "host", "expect", "tls", "sni", "verify"]),
     ("mysql", mysql::CHECK_KEYS),
 ];
 
@@ -242,12 +243,68 @@ fn http(reader: &mut Reader<'_>, section: &Section<'_, '_>) -> Option<HttpQuesti
         Some(value) => statuses(reader, value),
         None => Some(vec![limits::CHECK_STATUS_DEFAULT]),
     };
+    let host = host?;
+    let tls = tls(reader, section, host.as_deref());
     Some(HttpQuestion {
         method: method?.unwrap_or_else(|| "GET".into()),
         path: path?.unwrap_or_else(|| "/".into()),
-        host: host?,
+        host,
         expect: expect?,
+        tls: tls?,
     })
+}
+
+/// Whether and how the request goes through TLS. Outer `None`: that is written wrong.
+fn tls(reader: &mut Reader<'_>, section: &Section<'_, '_>, host: Option<&str>) -> Option<Option<HttpTls>> {
+    let wanted = match section.table.contains_key("tls") {
+        true => reader.boolean(section, "tls")?,
+        false => false,
+    };
+    let sni = match section.table.get("sni") {
+        Some(value) => Some(reader.string("sni", value)?),
+        None => None,
+    };
+    let verify = verify(reader, section)?;
+    if !wanted {
+        for key in ["sni", "verify"] {
+            if let Some(value) = section.table.get(key) {
+                reader.advise(&value.span(), format!("`{key}` without `tls`"), "add `tls = true`, or take it out");
+                return None;
+            }
+        }
+        return Some(None);
+    }
+    if let Some(text) = &sni
+        && !value::is_server_name(&text.value)
+    {
+        let message = format!("{} is neither a DNS name nor an address", quote(&text.value));
+        let help = "write the name that the server's certificate is for: \"www.example.com\"";
+        reader.advise(&text.at, message, help);
+        return None;
+    }
+    let name = match &sni {
+        Some(text) => Some(text.value.as_str()),
+        None => host.map(value::without_port).filter(|name| value::is_server_name(name)),
+    };
+    Some(Some(HttpTls { name: name.map(Arc::from), verify }))
+}
+
+/// `"system"`, `"none"`, or the path of a file.
+fn verify(reader: &mut Reader<'_>, section: &Section<'_, '_>) -> Option<Verify> {
+    let Some(value) = section.table.get("verify") else { return Some(Verify::System) };
+    let text = reader.string("verify", value)?;
+    match text.value.as_str() {
+        "system" => Some(Verify::System),
+        "none" => Some(Verify::Nothing),
+        path if path.starts_with('/') && !path.contains('\0') => Some(Verify::Authorities(Path::new(path).into())),
+        other => {
+            let message = format!("`verify` cannot be {}", quote(other));
+            let help =
+                "write \"system\", \"none\", or the absolute path of a PEM file with certificates of authorities";
+            reader.advise(&text.at, message, help);
+            None
+        }
+    }
 }
 
 /// `200`, `"200-399"`, or a list of such.
@@ -309,11 +366,12 @@ pub(super) fn print_check(check: Option<&Check>) -> Option<String> {
             }
             parts.push(print_bytes("expect", expect));
         }
-        Question::Http(HttpQuestion { method, path, host, expect }) => {
+        Question::Http(HttpQuestion { method, path, host, expect, tls }) => {
             parts.push("type = \"http\"".to_owned());
             parts.push(format!("method = {}, path = {}", string(method), string(path)));
             parts.extend(host.as_deref().map(|host| format!("host = {}", string(host))));
             parts.push(format!("expect = {}", print_statuses(expect)));
+            parts.extend(tls.as_ref().map(print_tls));
         }
     }
     parts.extend(address.map(|address: IpAddr| format!("address = \"{address}\"")));
@@ -323,6 +381,16 @@ pub(super) fn print_check(check: Option<&Check>) -> Option<String> {
     parts.push(format!("interval = {interval}, fast_interval = {fast}, timeout = {timeout}"));
     parts.push(format!("rise = {rise}, fall = {fall}"));
     Some(format!("{{ {} }}", parts.join(", ")))
+}
+
+fn print_tls(HttpTls { name, verify }: &HttpTls) -> String {
+    let name = name.as_deref().map_or_else(String::new, |name| format!("sni = {}, ", string(name)));
+    let verify = match verify {
+        Verify::System => "\"system\"".to_owned(),
+        Verify::Nothing => "\"none\"".to_owned(),
+        Verify::Authorities(file) => string(&file.to_string_lossy()),
+    };
+    format!("tls = true, {name}verify = {verify}")
 }
 
 /// As text where it is some, else in hexadecimal.

@@ -80,12 +80,14 @@ pub(super) const CHECK: Keys = Keys {
         "tls",
         "tls_ca",
         "tls_name",
+        "sni",
+        "verify",
         "max_lag",
         "lag_soft",
         "on_split",
         "role_grace",
     ],
-    later: &["sni", "verify"],
+    later: &[],
 };
 
 pub(super) const QUEUE: Keys = Keys { place: "`queue`", now: &["limit", "timeout"], later: &[] };

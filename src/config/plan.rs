@@ -456,6 +456,29 @@ pub struct HttpQuestion {
     pub host: Option<Arc<str>>,
     /// Statuses that are right, as ranges with both ends.
     pub expect: Vec<(u16, u16)>,
+    /// It asks through TLS.
+    pub tls: Option<HttpTls>,
+}
+
+/// `check.tls` of `type = "http"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpTls {
+    /// The name the server is told (SNI) and its certificate must be for: a DNS name, or an address, which is not told. `None`:
+    /// the address that is asked.
+    pub name: Option<Arc<str>>,
+    /// Whose word on that counts.
+    pub verify: Verify,
+}
+
+/// `check.verify`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verify {
+    /// The authorities of the system.
+    System,
+    /// Those in this file (PEM).
+    Authorities(Arc<Path>),
+    /// Nobody's: the server may be anybody.
+    Nothing,
 }
 
 /// TCP keepalive (tcp(7)): `TCP_KEEPIDLE`, `TCP_KEEPINTVL`, `TCP_KEEPCNT`.

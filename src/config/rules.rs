@@ -7,7 +7,7 @@ use super::complaints::{At, did_you_mean, quote};
 use super::draft::{Draft, PoolDraft};
 use super::maglev;
 use super::mysql;
-use super::plan::{Address, Policy};
+use super::plan::{Address, HttpQuestion, HttpTls, Policy, Question, Verify};
 use super::read::Reader;
 use super::sections::Seen;
 use super::value;
@@ -202,7 +202,18 @@ fn somebody_can_be_full(reader: &mut Reader<'_>, pool: &PoolDraft) {
 fn checks_find_servers(reader: &mut Reader<'_>, pool: &PoolDraft) {
     let (Some(check), Some(at)) = (&pool.care.check, &pool.check_at) else { return };
     let unix = pool.servers.iter().find(|server| matches!(server.address.value, Address::Unix(_)));
-    let (Some(server), true) = (unix, check.port.is_some() != check.address.is_some()) else { return };
+    let Some(server) = unix else { return };
+    if let Question::Http(HttpQuestion { tls: Some(HttpTls { name: None, verify }), .. }) = &check.question
+        && *verify != Verify::Nothing
+        && check.address.is_none()
+    {
+        let name = quote(&server.name.value);
+        let message = format!("`check` has no name that the certificate of server {name}, a unix socket, must be for");
+        reader.advise(at, message, "add `sni = \"www.example.com\"`");
+    }
+    if check.port.is_some() == check.address.is_some() {
+        return;
+    }
     let message = format!(
         "server {} of pool {} is a unix socket, which has neither address nor port",
         quote(&server.name.value),

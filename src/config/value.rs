@@ -4,6 +4,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use rustls::pki_types::ServerName;
+
 use super::complaints::quote;
 use super::limits::{CONNECT_RATE, Count, NAME_BYTES_MAX, STRING_BYTES_MAX, UNIX_PATH_BYTES_MAX};
 use super::plan::{Address, Per};
@@ -70,6 +72,22 @@ pub(super) fn duration_text(ms: u64) -> String {
         }
     }
     text
+}
+
+/// Whether a certificate may be for it: a DNS name, or an address.
+pub(super) fn is_server_name(text: &str) -> bool {
+    ServerName::try_from(text).is_ok()
+}
+
+/// A host without its port: `www.example.com` of `www.example.com:8080`, `::1` of `[::1]:80`.
+pub(super) fn without_port(host: &str) -> &str {
+    if let Some((address, _)) = host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        return address;
+    }
+    match host.split_once(':') {
+        Some((name, port)) if !port.contains(':') => name,
+        _ => host,
+    }
 }
 
 /// Reads `"200/s"` or `"30/m"`.

@@ -8,8 +8,11 @@
 //! connected ──Send, Read──▶ received, received … ──▶ Done
 //!                               └─ closed ─────────────▲
 //! ```
+//!
+//! A probe speaks plainly; where a server wants TLS, [`tls`] is put around it.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::ledger::CHECK_RESULTS_MAX;
@@ -21,7 +24,10 @@ pub mod mysql;
 pub mod schedule;
 pub mod send_expect;
 pub mod tcp;
+pub mod tls;
 pub mod verdict;
+
+use tls::{Secured, Tls};
 
 /// One server's conversation, over and over, on a fresh connection each time. (The check of MySQL, which keeps one, is
 /// [`mysql`].)
@@ -34,6 +40,11 @@ pub trait Probe: fmt::Debug {
 
     /// The server has sent all it will.
     fn closed(&mut self) -> Step;
+
+    /// What it is waiting for, once it is connected.
+    fn waiting_for(&self) -> &'static str {
+        "an answer"
+    }
 }
 
 /// What a probe wants next.
@@ -77,7 +88,12 @@ pub enum Fault {
     /// No route, or the network said no.
     Unreachable(String),
     /// The connection broke before the check was over.
-    Broken(String),
+    Broken {
+        /// What was waited for.
+        waiting_for: &'static str,
+        /// How it broke.
+        why: String,
+    },
     /// The connection ended before the answer did.
     Ended,
     /// Another HTTP status than is right.
@@ -89,6 +105,8 @@ pub enum Fault {
     },
     /// Another answer than is right.
     Answer(String),
+    /// TLS did not come about, or is with the wrong one.
+    Tls(String),
     /// Nothing the server could help: no descriptors, no local port. Says nothing about it.
     Local(String),
 }
@@ -101,10 +119,10 @@ impl fmt::Display for Fault {
                 write!(f, "timeout after {:?} waiting for {waiting_for}", Duration::from_millis((*after_ms).into()))
             }
             Fault::Unreachable(why) => write!(f, "unreachable: {why}"),
-            Fault::Broken(why) => write!(f, "connection broken: {why}"),
+            Fault::Broken { waiting_for, why } => write!(f, "connection broken waiting for {waiting_for}: {why}"),
             Fault::Ended => f.write_str("connection closed before an answer"),
             Fault::Status { found, wanted } => write!(f, "HTTP {found} where {wanted} was expected"),
-            Fault::Answer(what) => f.write_str(what),
+            Fault::Answer(what) | Fault::Tls(what) => f.write_str(what),
             Fault::Local(why) => write!(f, "no check was possible: {why}"),
         }
     }
@@ -130,11 +148,13 @@ pub enum CheckResult {
     Answer,
     /// [`Fault::Local`].
     Local,
+    /// [`Fault::Tls`].
+    Tls,
 }
 
 impl CheckResult {
     /// All of them, in the order of their numbers.
-    pub const ALL: [CheckResult; 8] = [
+    pub const ALL: [CheckResult; 9] = [
         CheckResult::Ok,
         CheckResult::Refused,
         CheckResult::Timeout,
@@ -143,6 +163,7 @@ impl CheckResult {
         CheckResult::Status,
         CheckResult::Answer,
         CheckResult::Local,
+        CheckResult::Tls,
     ];
 
     /// The one of an outcome.
@@ -152,10 +173,11 @@ impl CheckResult {
             Err(Fault::Refused) => CheckResult::Refused,
             Err(Fault::Timeout { .. }) => CheckResult::Timeout,
             Err(Fault::Unreachable(_)) => CheckResult::Unreachable,
-            Err(Fault::Broken(_) | Fault::Ended) => CheckResult::Broken,
+            Err(Fault::Broken { .. } | Fault::Ended) => CheckResult::Broken,
             Err(Fault::Status { .. }) => CheckResult::Status,
             Err(Fault::Answer(_)) => CheckResult::Answer,
             Err(Fault::Local(_)) => CheckResult::Local,
+            Err(Fault::Tls(_)) => CheckResult::Tls,
         }
     }
 
@@ -170,22 +192,29 @@ impl CheckResult {
             CheckResult::Status => "status",
             CheckResult::Answer => "answer",
             CheckResult::Local => "local",
+            CheckResult::Tls => "tls",
         }
     }
 }
 
 const _: () = assert!(CheckResult::ALL.len() <= CHECK_RESULTS_MAX);
 
-/// The probe that asks `question`; `address` is where it asks, as a `Host` header may name it. `None`: its
-/// probe is another, [`mysql::probe`].
-pub fn probe(question: &Question, address: &str) -> Option<Box<dyn Probe>> {
-    Some(match question {
+/// The probe that asks `question`, through `tls` if there is one; `address` is where it asks, as a `Host` header may name it.
+/// `None`: its probe is another, [`mysql::probe`].
+pub fn probe(question: &Question, address: &str, tls: Option<Arc<Tls>>) -> Option<Box<dyn Probe>> {
+    let plain: Box<dyn Probe> = match question {
         Question::Mysql(_) => return None,
         Question::Tcp => Box::new(tcp::Tcp),
         Question::SendExpect { send, expect } => Box::new(send_expect::SendExpect::new(send.clone(), expect.clone())),
-        Question::Http(HttpQuestion { method, path, host, expect }) => {
-            Box::new(http::Http::new(method, path, host.as_deref().unwrap_or(address), expect.clone()))
+        Question::Http(HttpQuestion { method, path, host, expect, tls }) => {
+            let told = tls.as_ref().and_then(|tls| tls.name.as_deref());
+            let host = host.as_deref().or(told).unwrap_or(address);
+            Box::new(http::Http::new(method, path, host, expect.clone()))
         }
+    };
+    Some(match tls {
+        Some(tls) => Box::new(Secured::new(plain, tls)),
+        None => plain,
     })
 }
 

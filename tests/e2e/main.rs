@@ -26,4 +26,5 @@ mod reload;
 mod sight;
 mod steer;
 mod stop;
+mod tls;
 mod web;

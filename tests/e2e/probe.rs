@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use ringway::health::mysql::probe::{FRESH_MS, Order, Outcome, Probe, SocketId};
 use ringway::health::mysql::report::Replication;
 use ringway::health::mysql::{Fault, Login, Password, Security};
+use ringway::health::tls::{Authorities, Trust};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
@@ -101,9 +102,9 @@ fn check(user: &str, password: &str, security: Security, server: SocketAddr) -> 
     Hand::new(user, password, security, &|| connect(server)).round()
 }
 
-fn certificates(server: &MySql, file: &str) -> Vec<CertificateDer<'static>> {
+fn certificates(server: &MySql, file: &str) -> Authorities {
     let pem = fs::read(server.data().join(file)).expect("a file of the server's");
-    vec![CertificateDer::from_pem_slice(&pem).expect("a certificate")]
+    Authorities::of(vec![CertificateDer::from_pem_slice(&pem).expect("a certificate")]).expect("one that is understood")
 }
 
 fn writable(outcome: &Outcome) -> bool {
@@ -142,22 +143,23 @@ fn logins_of_mysql() {
     assert_eq!(strange, Some(Fault::Plugin("sha256_password".to_owned())));
 
     // Through TLS; FLUSH PRIVILEGES makes the server forget whom it knows.
-    let trusting = |roots, name| Security::tls(roots, name).expect("roots and a name");
-    for security in [trusting(None, None), trusting(Some(certificates(&server, "ca.pem")), None)] {
+    let trusting = |trust, name| Security::tls(trust, name).expect("a name");
+    let signed = |file| Trust::Signed(certificates(&server, file));
+    for security in [trusting(Trust::Anybody, None), trusting(signed("ca.pem"), None)] {
         server.sql("FLUSH PRIVILEGES");
         assert!(writable(&check("sha", "geheim", security.clone(), at)), "said aloud, inside");
         assert!(writable(&check("sha", "geheim", security.clone(), at)));
         assert!(writable(&check("blank", "", security, at)));
     }
     // Its own certificate is for no name, and signed by no other server's authority.
-    let wrong_name =
-        check("sha", "geheim", trusting(Some(certificates(&server, "ca.pem")), Some("db1.example.com")), at);
+    let named = Trust::Named(certificates(&server, "ca.pem"));
+    let wrong_name = check("sha", "geheim", trusting(named, Some("db1.example.com")), at);
     assert!(matches!(wrong_name.fault, Some(Fault::Certificate(_))), "{wrong_name:?}");
-    let stranger = check("sha", "geheim", trusting(Some(certificates(&server, "client-cert.pem")), None), at);
+    let stranger = check("sha", "geheim", trusting(signed("client-cert.pem"), None), at);
     assert!(matches!(stranger.fault, Some(Fault::Certificate(_))), "{stranger:?}");
     server.sql("ALTER USER blank@'%' REQUIRE SSL");
     assert_eq!(refused(&check("blank", "", off(), at)), 1045);
-    assert!(writable(&check("blank", "", trusting(None, None), at)));
+    assert!(writable(&check("blank", "", trusting(Trust::Anybody, None), at)));
 
     // What it says, on one connection.
     let dial = || connect(at);
@@ -208,7 +210,7 @@ fn logins_of_mariadb() {
     assert_eq!(refused(&check("lb", "falsch", Security::Off, at)), 1045);
     let strange = check("ed", "geheim", Security::Off, at).fault;
     assert_eq!(strange, Some(Fault::Plugin("client_ed25519".to_owned())));
-    let no_tls = check("lb", "geheim", Security::tls(None, None).expect("TLS with anybody"), at).fault;
+    let no_tls = check("lb", "geheim", Security::tls(Trust::Anybody, None).expect("TLS with anybody"), at).fault;
     assert_eq!(no_tls, Some(Fault::NoTls), "this one has no certificate");
 }
 
@@ -228,7 +230,8 @@ fn no_check_counts_as_a_broken_handshake() {
         let (mysql, mariadb) = (SocketAddr::from((BALANCER_BACK, 3306)), SocketAddr::from((BALANCER_BACK, 3307)));
         let server = MySql::start_at(&ground, mysql, &wrapper, &limits);
         server.sql("CREATE USER lb@'%' IDENTIFIED BY 'geheim'; CREATE USER old@'%' IDENTIFIED WITH sha256_password");
-        let wrong = Security::tls(Some(certificates(&server, "ca.pem")), Some("nobody.example.com")).expect("TLS");
+        let wrong =
+            Security::tls(Trust::Named(certificates(&server, "ca.pem")), Some("nobody.example.com")).expect("TLS");
         let forget = || server.sql("TRUNCATE performance_schema.host_cache");
         never_locked_out(&|| net.one.connect(mysql), &forget, &wrong);
         let strange = "10.77.2.11\t0\tYES";
@@ -241,7 +244,7 @@ fn no_check_counts_as_a_broken_handshake() {
         let server = MariaDb::start_at(&ground, "mariadb", mariadb, &mut command);
         server.sql("CREATE USER lb@'%' IDENTIFIED BY 'geheim'; INSTALL SONAME 'auth_ed25519'");
         server.sql("CREATE USER old@'%' IDENTIFIED VIA ed25519 USING PASSWORD('geheim')");
-        let wrong = Security::tls(None, None).expect("TLS with anybody");
+        let wrong = Security::tls(Trust::Anybody, None).expect("TLS with anybody");
         never_locked_out(&|| net.one.connect(mariadb), &|| server.sql("FLUSH HOSTS"), &wrong);
     });
 }

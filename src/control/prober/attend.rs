@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::config::plan::{CheckPace, Question};
 use crate::dataplane::commons::monotonic_ns;
-use crate::health::{Fault, Outcome, Probe, probe, schedule};
+use crate::health::{Fault, Outcome, probe, schedule};
 
 use super::mysql;
 use super::office::Office;
@@ -20,8 +20,6 @@ pub(super) async fn attend(office: Rc<Office>, ward: Rc<Ward>, errand: Rc<Errand
     if let Question::Mysql(question) = errand.question.clone() {
         return mysql::attend(office, ward, errand, question, delay).await;
     }
-    // Only that question has a probe of another kind.
-    let Some(mut probe) = probe(&errand.question, &errand.target.address.to_string()) else { return };
     let mut random = office.draw();
     let (mut begun_ns, mut ended_ns) = (0, 0);
     let mut first_ns = Some(monotonic_ns() + delay.as_nanos() as u64);
@@ -39,7 +37,7 @@ pub(super) async fn attend(office: Rc<Office>, ward: Rc<Ward>, errand: Rc<Errand
         first_ns = None;
         random = office.draw();
         begun_ns = monotonic_ns();
-        let outcome = ask(&mut *probe, &errand, &pace).await;
+        let outcome = ask(&office, &errand, &pace).await;
         ended_ns = monotonic_ns();
         if !errand.is_leaving() {
             office.hear(&ward, &outcome, Duration::from_nanos(ended_ns - begun_ns));
@@ -54,9 +52,15 @@ pub(super) fn pace_of(ward: &Ward, errand: &Errand) -> Option<CheckPace> {
 }
 
 /// One check, within its time.
-async fn ask(probe: &mut dyn Probe, errand: &Errand, pace: &CheckPace) -> Outcome {
+async fn ask(office: &Office, errand: &Errand, pace: &CheckPace) -> Outcome {
+    let Errand { question, target, .. } = errand;
+    let tls = office.library.tls(question, &target.address).map_err(Fault::Local)?;
+    // Only the question of MySQL, which is asked elsewhere, has a probe of another kind.
+    let Some(mut probe) = probe(question, &target.address.to_string(), tls) else {
+        return Err(Fault::Local("there is no such probe".to_owned()));
+    };
     let waiting_for = Cell::new("a connection");
-    let check = wire::check(probe, &errand.target, &waiting_for);
+    let check = wire::check(&mut *probe, target, &waiting_for);
     match timeout(Duration::from_millis(pace.timeout_ms.into()), check).await {
         Ok(outcome) => outcome,
         Err(_) => Err(Fault::Timeout { waiting_for: waiting_for.get(), after_ms: pace.timeout_ms }),

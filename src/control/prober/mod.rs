@@ -12,6 +12,7 @@
 
 mod attend;
 mod council;
+mod library;
 mod mysql;
 mod office;
 mod rests;

@@ -4,14 +4,10 @@
 //! handshake goes on beside the rounds until the server has answered, even when the server is no longer to be checked.
 
 use std::collections::HashMap;
-use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::errno::Errno;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
@@ -20,9 +16,11 @@ use crate::config::plan::{CheckPace, MysqlQuestion, MysqlTls};
 use crate::dataplane::commons::monotonic_ns;
 use crate::health::mysql::probe::{HANDSHAKE_MS_MAX, Order, Outcome, Probe, SocketId};
 use crate::health::mysql::{Fault as MysqlFault, Login, Password, Security};
+use crate::health::tls::Trust;
 use crate::health::{Fault, schedule};
 
 use super::attend::pace_of;
+use super::library::{Library, read};
 use super::office::Office;
 use super::ward::{Errand, Ward};
 use super::wire::{Link, Target, connect_fault};
@@ -31,9 +29,8 @@ use super::wire::{Link, Target, connect_fault};
 const READ: usize = 4096;
 /// What porters have brought and the task has not taken: more waits in the kernel.
 const BROUGHT_MAX: usize = 16;
-/// Longest password file, in bytes, and longest file of certificates.
+/// Longest password file, in bytes.
 const PASSWORD_MAX: u64 = 4096;
-const CERTIFICATES_MAX: u64 = 1024 * 1024;
 
 /// What a porter brings.
 enum Brought {
@@ -93,7 +90,7 @@ pub(super) async fn attend(
         first_ns = None;
         random = office.draw();
         begun_ns = monotonic_ns();
-        let outcome = match desk.equip(&question) {
+        let outcome = match desk.equip(&question, &office.library) {
             Ok(()) => desk.round(begun_ns, &pace).await,
             Err(why) => Err(Fault::Local(why)),
         };
@@ -139,7 +136,7 @@ fn report(
 
 impl Desk {
     /// Reads what the login needs, as it is now: a password may have been changed.
-    fn equip(&mut self, question: &MysqlQuestion) -> Result<(), String> {
+    fn equip(&mut self, question: &MysqlQuestion, library: &Library) -> Result<(), String> {
         if !self.probe.wants_login(monotonic_ns() / 1_000_000) {
             return Ok(());
         }
@@ -154,17 +151,13 @@ impl Desk {
                     .ok_or_else(|| format!("{} holds more than a line", file.display()))?
             }
         };
-        let roots = |file: &std::path::Path| {
-            let pem = read(file, CERTIFICATES_MAX)?;
-            let list: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-            let list = list.map_err(|error| format!("{}: {error}", file.display()))?;
-            if list.is_empty() { Err(format!("{} holds no certificate", file.display())) } else { Ok(list) }
-        };
         let security = match &question.tls {
             MysqlTls::Off => Security::Off,
-            MysqlTls::Require => Security::tls(None, None)?,
-            MysqlTls::VerifyCa { ca } => Security::tls(Some(roots(ca)?), None)?,
-            MysqlTls::VerifyFull { ca, name } => Security::tls(Some(roots(ca)?), Some(name))?,
+            MysqlTls::Require => Security::tls(Trust::Anybody, None)?,
+            MysqlTls::VerifyCa { ca } => Security::tls(Trust::Signed(library.authorities(Some(ca))?), None)?,
+            MysqlTls::VerifyFull { ca, name } => {
+                Security::tls(Trust::Named(library.authorities(Some(ca))?), Some(name))?
+            }
         };
         self.probe.log_in_as(Arc::new(Login { user: question.user.to_string(), password }), security);
         Ok(())
@@ -233,6 +226,7 @@ impl Desk {
             MysqlFault::Connect(why) => self.unconnected.clone().unwrap_or_else(|| Fault::Unreachable(why.clone())),
             MysqlFault::Late(what) => Fault::Timeout { waiting_for: what, after_ms: pace.timeout_ms },
             MysqlFault::Closed(_) => Fault::Ended,
+            MysqlFault::NoTls | MysqlFault::Tls(_) | MysqlFault::Certificate(_) => Fault::Tls(fault.to_string()),
             other => Fault::Answer(other.to_string()),
         }
     }
@@ -252,22 +246,6 @@ impl Desk {
             }
         }
     }
-}
-
-fn read(file: &std::path::Path, most: u64) -> Result<String, String> {
-    use std::io::Read;
-    let shown = |error: io::Error| match error.raw_os_error() {
-        Some(errno) => format!("{}: {}", file.display(), Errno::from_raw(errno).desc().to_lowercase()),
-        None => format!("{}: {error}", file.display()),
-    };
-    let mut text = String::new();
-    let opened = std::fs::File::open(file).map_err(shown)?;
-    // A pipe or a device would hold everybody up.
-    if !opened.metadata().map_err(shown)?.is_file() {
-        return Err(format!("{} is no file", file.display()));
-    }
-    opened.take(most + 1).read_to_string(&mut text).map_err(shown)?;
-    if text.len() as u64 > most { Err(format!("{} has more than {most} bytes", file.display())) } else { Ok(text) }
 }
 
 /// Connects, then carries bytes both ways until the server has ended or nothing more is to be sent.

@@ -20,6 +20,7 @@ use crate::observe::writer::Log;
 
 use super::Order;
 use super::council::Council;
+use super::library::Library;
 use super::ward::{Ward, id};
 
 /// Least time between two events that say that a check was not possible.
@@ -37,6 +38,8 @@ pub(super) struct Office {
     pub(super) kept: Cell<u32>,
     random: Cell<u64>,
     quiet_until: Cell<Option<Instant>>,
+    /// What checks read from files.
+    pub(super) library: Library,
     /// Who knows of roles.
     pub(super) council: Council,
 }
@@ -52,6 +55,7 @@ impl Office {
             kept: Cell::new(0),
             random: Cell::new(RandomState::new().build_hasher().finish() | 1),
             quiet_until: Cell::new(None),
+            library: Library::default(),
             council: Council::default(),
         }
     }

@@ -31,13 +31,13 @@ pub(super) enum Link {
     Unix(UnixStream),
 }
 
-/// Leads one conversation; `waiting_for` always says what for. Dropped before its end, it closes the connection.
+/// Leads one conversation; `waiting_for` always says what it waits for. Dropped before its end, it closes the connection.
 pub(super) async fn check(probe: &mut dyn Probe, target: &Target, waiting_for: &Cell<&'static str>) -> Outcome {
     let mut link = Link::open(target).await.map_err(|error| connect_fault(&error))?;
-    waiting_for.set("an answer");
     let mut bytes = Vec::new();
     let mut step = probe.connected();
     loop {
+        waiting_for.set(probe.waiting_for());
         let send = match step {
             Step::Send(send) => send,
             Step::Read => Vec::new(),
@@ -52,7 +52,7 @@ pub(super) async fn check(probe: &mut dyn Probe, target: &Target, waiting_for: &
         step = match link.exchange(&send, &mut bytes).await {
             Ok(0) => probe.closed(),
             Ok(_) => probe.received(&bytes),
-            Err(error) => return Err(Fault::Broken(words(&error))),
+            Err(error) => return Err(Fault::Broken { waiting_for: waiting_for.get(), why: words(&error) }),
         };
     }
 }

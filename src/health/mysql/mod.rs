@@ -31,6 +31,8 @@ pub use line::{Happening, Line, Security};
 pub use password::Password;
 pub use table::Table;
 
+use super::tls;
+
 /// An error the server has told of.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("error {code}: {message}")]
@@ -55,6 +57,15 @@ impl Fault {
             | Fault::Connect(_)
             | Fault::Late(_)
             | Fault::Closed(_) => false,
+        }
+    }
+}
+
+impl From<tls::Fault> for Fault {
+    fn from(fault: tls::Fault) -> Self {
+        match fault {
+            tls::Fault::Broken(why) => Fault::Tls(why),
+            tls::Fault::Certificate(why) => Fault::Certificate(why),
         }
     }
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use socket2::SockRef;
 
+use super::certificates::Issued;
 use super::facts::{PATIENCE, await_that};
 use super::ground::{Ground, command_succeeds, need};
 use super::process::Process;
@@ -217,14 +218,35 @@ impl Nginx {
 
     /// The same at a given address, again perhaps.
     pub fn start_at(ground: &Ground, name: &str, address: SocketAddr) -> Self {
-        need("nginx");
-        let dir = ground.file(name);
-        let root = dir.join("www");
+        let root = ground.file(name).join("www");
         fs::create_dir_all(&root).expect("own directory");
         fs::write(root.join("index.html"), name).expect("own directory");
         fs::write(root.join("big"), vec![b'x'; 1 << 20]).expect("own directory");
+        let root = root.display();
+        let server = format!("server {{ listen {address} backlog=1024; root {root}; add_header X-Served-By {name}; }}");
+        Self::start_with(ground, name, address, &server)
+    }
+
+    /// One that speaks TLS: for each host some lines, and the certificate it has, if any. The first is for who names none.
+    pub fn start_secure(ground: &Ground, name: &str, address: SocketAddr, hosts: &[(String, Option<&Issued>)]) -> Self {
+        let mut servers = String::new();
+        for (lines, issued) in hosts {
+            let _ = write!(servers, "server {{ listen {address} ssl; {lines}");
+            if let Some(Issued { certificate, key }) = issued {
+                let (certificate, key) = (certificate.display(), key.display());
+                let _ = write!(servers, "ssl_certificate {certificate}; ssl_certificate_key {key};");
+            }
+            servers += " }\n";
+        }
+        Self::start_with(ground, name, address, &servers)
+    }
+
+    fn start_with(ground: &Ground, name: &str, address: SocketAddr, servers: &str) -> Self {
+        need("nginx");
+        let dir = ground.file(name);
+        fs::create_dir_all(&dir).expect("own directory");
         let config = dir.join("nginx.conf");
-        let (dir_text, root) = (dir.display(), root.display());
+        let dir_text = dir.display();
         let user = if nix::unistd::geteuid().is_root() { "user root;" } else { "" };
         fs::write(
             &config,
@@ -232,7 +254,7 @@ impl Nginx {
                 "daemon off; {user} worker_processes 1; pid {dir_text}/pid; error_log {dir_text}/error.log;\n\
                  events {{ worker_connections 4096; }}\n\
                  http {{ access_log off; keepalive_requests 1000000; client_body_temp_path {dir_text}/body;\n\
-                 server {{ listen {address} backlog=1024; root {root}; add_header X-Served-By {name}; }} }}\n"
+                 {servers} }}\n"
             ),
         )
         .expect("own directory");

@@ -7,6 +7,7 @@ use super::super::testing::hex;
 use super::super::{Password, ServerError};
 use super::*;
 use crate::health::mysql::report::Replication;
+use crate::health::tls::Trust;
 
 /// Greeting and what followed, recorded from MySQL 8.4.8; the account `sha` of the recording is known to the server.
 const GREETING: &str = "0a382e342e382d307562756e7475310010000000 2c4008584c39280f00ffffff0200ffdf1500000000000000000000\
@@ -276,7 +277,7 @@ fn a_switch_of_plugins() {
 
 #[test]
 fn a_server_without_tls_is_told_no_secret() {
-    let security = Security::tls(None, None).expect("TLS with anybody");
+    let security = Security::tls(Trust::Anybody, None).expect("TLS with anybody");
     let mut probe = Probe::new(login(), security);
     probe.begin(0);
     let id = opened(&mut probe);
@@ -292,7 +293,7 @@ fn a_server_without_tls_is_told_no_secret() {
 
 #[test]
 fn what_was_said_before_tls_is_not_taken_for_said_inside() {
-    let security = Security::tls(None, None).expect("TLS with anybody");
+    let security = Security::tls(Trust::Anybody, None).expect("TLS with anybody");
     let mut probe = Probe::new(login(), security);
     probe.begin(0);
     let id = opened(&mut probe);
@@ -322,7 +323,7 @@ proptest! {
         ),
         tls in any::<bool>(),
     ) {
-        let security = if tls { Security::tls(None, None).expect("TLS with anybody") } else { Security::Off };
+        let security = if tls { Security::tls(Trust::Anybody, None).expect("TLS with anybody") } else { Security::Off };
         let mut probe = Probe::new(login(), security);
         let (mut now, mut open) = (0, Vec::new());
         for (what, bytes, later) in pieces {
