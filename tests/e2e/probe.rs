@@ -208,8 +208,14 @@ fn logins_of_mariadb() {
     assert_eq!(hand.round().report.expect("a report").replication, stopped);
     assert_eq!(check("app", "app", Security::Off, at).report.expect("a report").replication, Replication::Hidden);
     assert_eq!(refused(&check("lb", "falsch", Security::Off, at)), 1045);
-    let strange = check("ed", "geheim", Security::Off, at).fault;
-    assert_eq!(strange, Some(Fault::Plugin("client_ed25519".to_owned())));
+    assert!(!writable(&check("ed", "geheim", Security::Off, at)), "by a signature");
+    assert_eq!(refused(&check("ed", "falsch", Security::Off, at)), 1045);
+    assert_eq!(refused(&check("ed", "", Security::Off, at)), 1045);
+    server.sql(
+        "SET GLOBAL secure_auth = 0; CREATE USER old@'%' IDENTIFIED VIA mysql_old_password USING '7c786c222596437b'",
+    );
+    let strange = check("old", "geheim", Security::Off, at).fault;
+    assert_eq!(strange, Some(Fault::Plugin("mysql_old_password".to_owned())));
     let no_tls = check("lb", "geheim", Security::tls(Trust::Anybody, None).expect("TLS with anybody"), at).fault;
     assert_eq!(no_tls, Some(Fault::NoTls), "this one has no certificate");
 }
@@ -242,10 +248,18 @@ fn no_check_counts_as_a_broken_handshake() {
         let mut command = Command::new(wrapper[0]);
         command.args(&wrapper[1..]).args(["mariadbd", "--no-defaults", limits[0]]);
         let server = MariaDb::start_at(&ground, "mariadb", mariadb, &mut command);
-        server.sql("CREATE USER lb@'%' IDENTIFIED BY 'geheim'; INSTALL SONAME 'auth_ed25519'");
-        server.sql("CREATE USER old@'%' IDENTIFIED VIA ed25519 USING PASSWORD('geheim')");
+        server.sql(
+            "CREATE USER lb@'%' IDENTIFIED BY 'geheim'; SET GLOBAL secure_auth = 0;
+             CREATE USER old@'%' IDENTIFIED VIA mysql_old_password USING '7c786c222596437b';
+             INSTALL SONAME 'auth_ed25519'; CREATE USER ed@'%' IDENTIFIED VIA ed25519 USING PASSWORD('geheim')",
+        );
         let wrong = Security::tls(Trust::Anybody, None).expect("TLS with anybody");
         never_locked_out(&|| net.one.connect(mariadb), &|| server.sql("FLUSH HOSTS"), &wrong);
+        let ed = |password| Hand::new("ed", password, Security::Off, &|| net.one.connect(mariadb)).round();
+        for _ in 0..20 {
+            assert_eq!(refused(&ed("falsch")), 1045);
+        }
+        assert!(writable(&ed("geheim")), "still let in");
     });
 }
 

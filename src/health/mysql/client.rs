@@ -13,7 +13,7 @@
 //! "Connection Phase" and "Command Phase" of the protocol documentation.
 
 use super::Fault;
-use super::greeting::{Greeting, NONCE, can, error};
+use super::greeting::{Greeting, can, error};
 use super::packet::{self, Cursor, Inbox, text};
 use super::password::{Password, Plugin, encipher};
 use super::table::{Answer, Reading};
@@ -63,7 +63,7 @@ enum Phase {
 #[derive(Debug)]
 struct Exchange {
     plugin: Plugin,
-    nonce: [u8; NONCE],
+    nonce: Vec<u8>,
     packets: u8,
     /// The server was asked for its RSA key.
     key_asked: bool,
@@ -282,7 +282,7 @@ impl Client {
         let mut response = self.response_head(abilities);
         response.extend_from_slice(user.as_bytes());
         response.push(0);
-        response.push(u8::try_from(answer.len()).expect("an answer has 32 bytes at most"));
+        response.push(u8::try_from(answer.len()).expect("an answer has 64 bytes at most"));
         response.extend_from_slice(answer);
         if abilities & can::PLUGIN_AUTH != 0 {
             response.extend_from_slice(plugin.as_bytes());
@@ -303,9 +303,11 @@ impl Client {
 
     fn log_in(&mut self, login: &Login) {
         let Some(greeting) = &self.greeting else { return };
-        let nonce = greeting.nonce;
-        // One that we do not know need not be the account's: the server switches when it is not ours either.
-        let plugin = Plugin::named(&greeting.plugin).unwrap_or(Plugin::CachingSha2);
+        let nonce = greeting.nonce.to_vec();
+        // One that we do not know, or whose challenge is not that of the greeting, need not be the account's: the server
+        // switches when it is not ours either.
+        let plugin = Plugin::named(&greeting.plugin).filter(|plugin| plugin.nonce_length() == nonce.len());
+        let plugin = plugin.unwrap_or(Plugin::CachingSha2);
         let answer = plugin.answer(&login.password, &nonce);
         self.respond(&login.user, &answer, plugin.name());
         self.phase = Phase::Login(Exchange { plugin, nonce, packets: 0, key_asked: false });
@@ -343,7 +345,7 @@ impl Client {
                     match encipher(&login.password, &exchange.nonce, key) {
                         Ok(enciphered) => self.send(&enciphered),
                         Err(why) => {
-                            self.refuse_further(why, &[]);
+                            self.refuse_further(why);
                             return Ok(None);
                         }
                     }
@@ -365,13 +367,11 @@ impl Client {
             None => "mysql_old_password".to_owned(),
         };
         let Some(plugin) = Plugin::named(&name).filter(|_| !name.is_empty()) else {
-            // MariaDB takes a signature of any other length for a handshake broken off.
-            let answer: &[u8] = if name == "client_ed25519" { &[0; 64] } else { &[] };
-            self.refuse_further(Fault::Plugin(name), answer);
+            self.refuse_further(Fault::Plugin(name));
             return Ok(None);
         };
-        let nonce = cursor.bytes(NONCE).and_then(|nonce| nonce.try_into().ok());
-        exchange.nonce = nonce.ok_or(Fault::Malformed("the challenge of a plugin"))?;
+        let nonce = cursor.bytes(plugin.nonce_length());
+        exchange.nonce = nonce.ok_or(Fault::Malformed("the challenge of a plugin"))?.to_vec();
         exchange.plugin = plugin;
         exchange.key_asked = false;
         self.send(&plugin.answer(&login.password, &exchange.nonce));
@@ -380,8 +380,8 @@ impl Client {
     }
 
     /// In the middle of a login: says something that is no password, so that the server ends it.
-    fn refuse_further(&mut self, why: Fault, answer: &[u8]) {
-        self.send(answer);
+    fn refuse_further(&mut self, why: Fault) {
+        self.send(&[]);
         self.phase = Phase::Declining { why, packets: 0 };
     }
 

@@ -102,7 +102,7 @@ pub enum Fault {
     Certificate(String),
     /// The account logs in by a plugin that a check does not have.
     #[error(
-        "the account does not exist, or it uses plugin \"{0}\"; give it caching_sha2_password or mysql_native_password"
+        "the account does not exist, or it uses plugin \"{0}\"; give it caching_sha2_password, mysql_native_password or ed25519"
     )]
     Plugin(String),
     /// The password does not fit into the server's RSA key.

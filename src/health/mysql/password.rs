@@ -5,11 +5,15 @@
 //! | `mysql_native_password` | `SHA1(p) ^ SHA1(nonce, SHA1(SHA1(p)))` |
 //! | `caching_sha2_password` | `SHA256(p) ^ SHA256(SHA256(SHA256(p)), nonce)`; when the server has not seen `p` since it started, `p` itself: through TLS, or enciphered with the server's RSA key |
 //!
-//! "Native Authentication", "Caching_sha2_password information" of the protocol documentation. MariaDB's documentation
+//! | `client_ed25519` (MariaDB) | the Ed25519 signature of the nonce, with a key made of `SHA512(p)` |
+//!
+//! "Native Authentication", "Caching_sha2_password information" of the protocol documentation; "Connection" of MariaDB's. MariaDB's documentation
 //! writes the arguments of the last hash the other way round; its servers do it like MySQL's.
 
-use aws_lc_rs::digest::{Algorithm, SHA1_FOR_LEGACY_USE_ONLY as SHA1, SHA256, digest};
+use aws_lc_rs::digest::{Algorithm, SHA1_FOR_LEGACY_USE_ONLY as SHA1, SHA256, SHA512, digest};
 use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OaepPublicEncryptingKey, PublicEncryptingKey};
+use ed25519_dalek::hazmat::{ExpandedSecretKey, raw_sign};
+use ed25519_dalek::{Sha512, VerifyingKey};
 use rustls::pki_types::SubjectPublicKeyInfoDer;
 use rustls::pki_types::pem::PemObject;
 
@@ -47,6 +51,7 @@ impl std::fmt::Debug for Password {
 pub(super) enum Plugin {
     Native,
     CachingSha2,
+    Ed25519,
 }
 
 impl Plugin {
@@ -55,6 +60,7 @@ impl Plugin {
         match name {
             "mysql_native_password" | "" => Some(Plugin::Native),
             "caching_sha2_password" => Some(Plugin::CachingSha2),
+            "client_ed25519" => Some(Plugin::Ed25519),
             _ => None,
         }
     }
@@ -63,12 +69,22 @@ impl Plugin {
         match self {
             Plugin::Native => "mysql_native_password",
             Plugin::CachingSha2 => "caching_sha2_password",
+            Plugin::Ed25519 => "client_ed25519",
         }
     }
 
-    /// The answer to a challenge. An empty password is proven by an empty answer.
-    pub(super) fn answer(self, password: &Password, nonce: &[u8; NONCE]) -> Vec<u8> {
-        if password.is_empty() {
+    /// Bytes of its challenge.
+    pub(super) fn nonce_length(self) -> usize {
+        match self {
+            Plugin::Native | Plugin::CachingSha2 => NONCE,
+            Plugin::Ed25519 => 32,
+        }
+    }
+
+    /// The answer to a challenge. An empty password is proven by an empty answer, except to MariaDB's `ed25519`, which takes
+    /// anything but a signature for a handshake broken off.
+    pub(super) fn answer(self, password: &Password, nonce: &[u8]) -> Vec<u8> {
+        if password.is_empty() && self != Plugin::Ed25519 {
             return Vec::new();
         }
         let password = password.0.as_bytes();
@@ -83,13 +99,18 @@ impl Plugin {
                 let twice = hash(&SHA256, &[&once]);
                 xor(&once, &hash(&SHA256, &[&twice, nonce]))
             }
+            Plugin::Ed25519 => {
+                // The usual way (RFC 8032 §5.1.5), but from a password of any length where others have a seed of 32 bytes.
+                let key = ExpandedSecretKey::from_slice(&hash(&SHA512, &[password])).expect("SHA-512 has 64 bytes");
+                raw_sign::<Sha512>(&key, nonce, &VerifyingKey::from(&key)).to_bytes().to_vec()
+            }
         }
     }
 }
 
 /// The password for the holder of an RSA key only ("Public Key Retrieval"): `RSA-OAEP((p, NUL) ^ nonce)`, the nonce over
 /// and over. `key` is the PEM the server has sent.
-pub(super) fn encipher(password: &Password, nonce: &[u8; NONCE], key: &[u8]) -> Result<Vec<u8>, Fault> {
+pub(super) fn encipher(password: &Password, nonce: &[u8], key: &[u8]) -> Result<Vec<u8>, Fault> {
     const NO_KEY: Fault = Fault::Malformed("the RSA key");
     let key = SubjectPublicKeyInfoDer::from_pem_slice(key).map_err(|_| NO_KEY)?;
     let key = PublicEncryptingKey::from_der(&key).map_err(|_| NO_KEY)?;
@@ -136,6 +157,29 @@ mod tests {
         let sha2 = Plugin::CachingSha2.answer(&password("secret"), &nonce(SHA2.0));
         assert_eq!(sha2, hex(SHA2.1));
     }
+
+    /// The signature that `mariadb` 10.11 gave MariaDB 10.11.19, recorded; and the key that the server has of the account
+    /// (`ed25519_password('secret')`).
+    #[test]
+    fn a_signature_as_recorded() {
+        let nonce = hex("7ce87aede21cbfa6ee94f5126afa5bb97caebd52f5f7feb184c52a3d91ffe4a1");
+        let signature = Plugin::Ed25519.answer(&password("secret"), &nonce);
+        assert_eq!(
+            signature,
+            hex("cae2797fbb6a520a09427120257280e64c065fd69b4f786cdfc5499e022e4093\
+                 fcf81c7615b52a13b1d8f6bde6da9e95119d673ab11904560c3a2ad20bb3f905")
+        );
+        let key = ExpandedSecretKey::from_slice(&hash(&SHA512, &[b"secret"])).expect("64 bytes");
+        let known = "ZIgUREUg5PVgQ6LskhXmO+eZLS0nC8be6HPjYWR4YJY=";
+        assert_eq!(base64(VerifyingKey::from(&key).as_bytes()), known);
+        // With no password there is a signature, too.
+        let nonce = hex("a64cbc69716db617cf930e5654673fd40db233166d121a0259d7d86bbed520c6");
+        assert_eq!(
+            Plugin::Ed25519.answer(&Password::default(), &nonce),
+            hex("51436ec42c65cb32c0ff8b7cae2b845886416b8fee31e7922b214c7215f22b1f\
+                 35fd7ad06cc64680b83b8056e59bcac6f84e25fc2388029e47354b3a13040b02")
+        );
+    }
     const NATIVE: (&str, &str) =
         ("6451602c3a096d2f0f6514010e5a175d174d2b12", "ff3eff2aeed1dee5eb20ca341e4dd06a80cc4552");
     const SHA2: (&str, &str) = (
@@ -145,8 +189,9 @@ mod tests {
 
     #[test]
     fn an_empty_password_is_an_empty_answer() {
-        for plugin in [Plugin::Native, Plugin::CachingSha2] {
-            assert!(plugin.answer(&Password::default(), &[1; NONCE]).is_empty());
+        for plugin in [Plugin::Native, Plugin::CachingSha2, Plugin::Ed25519] {
+            let answer = plugin.answer(&Password::default(), &[1; NONCE]);
+            assert_eq!(answer.is_empty(), plugin != Plugin::Ed25519);
             assert_eq!(Plugin::named(plugin.name()), Some(plugin));
         }
     }

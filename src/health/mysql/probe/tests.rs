@@ -250,16 +250,36 @@ fn a_handshake_goes_on_after_the_time_of_its_round() {
 #[test]
 fn an_account_of_another_plugin_ends_the_handshake_without_a_password() {
     let (mut probe, id) = greeted();
-    let switch = [b"\xfeclient_ed25519\0".as_slice(), &[7; 32]].concat();
-    let mut wire = Vec::new();
-    packet::put(&mut wire, 2, &switch);
-    probe.received(id, &wire, 0);
-    assert_eq!(said(&mut probe, id), [Some(vec![0; 64])], "no signature, but as long as one");
+    probe.received(id, &switch("dialog", 32), 0);
+    assert_eq!(said(&mut probe, id), [Some(Vec::new())]);
     assert_eq!(probe.outcome(), None);
     probe.received(id, &packets(4, &["ff150423323830303041636365737320"]), 0);
     let outcome = probe.outcome().expect("an outcome");
-    assert_eq!(outcome.fault, Some(Fault::Plugin("client_ed25519".to_owned())));
+    assert_eq!(outcome.fault, Some(Fault::Plugin("dialog".to_owned())));
     assert_eq!(said(&mut probe, id), [None]);
+}
+
+/// A switch to a plugin, with a challenge of so many bytes.
+fn switch(plugin: &str, length: usize) -> Vec<u8> {
+    let mut wire = Vec::new();
+    packet::put(&mut wire, 2, &[b"\xfe", plugin.as_bytes(), b"\0", &vec![7; length]].concat());
+    wire
+}
+
+#[test]
+fn an_account_of_ed25519_signs() {
+    let (mut probe, id) = greeted();
+    probe.received(id, &switch("client_ed25519", 32), 0);
+    let answer = said(&mut probe, id);
+    assert!(matches!(answer.as_slice(), [Some(signature)] if signature.len() == 64), "{answer:?}");
+    probe.received(id, &packets(4, &[OK]), 0);
+    answer_round(&mut probe, id, 0);
+    assert_eq!(probe.outcome(), good());
+
+    let (mut probe, id) = greeted();
+    probe.received(id, &switch("client_ed25519", 20), 0);
+    let outcome = probe.outcome().expect("an outcome");
+    assert_eq!(outcome.fault, Some(Fault::Malformed("the challenge of a plugin")));
 }
 
 /// The example of "Protocol::AuthSwitchRequest", with an account of `mysql_native_password`.
