@@ -307,7 +307,10 @@ fn a_server_without_tls_is_told_no_secret() {
     let response = said(&mut probe, id);
     let [Some(response)] = response.as_slice() else { panic!("{response:?}") };
     assert_eq!(response[32..34], [0, 0], "no user, no answer");
-    probe.received(id, &packets(2, &["ff150423323830303041636365737320"]), 0);
+    // Nobody of that name is known, and asked like somebody who is.
+    probe.received(id, &switch("client_ed25519", 32), 0);
+    assert_eq!(said(&mut probe, id), [Some(vec![0; 64])], "no signature, but as long as one");
+    probe.received(id, &packets(4, &["ff150423323830303041636365737320"]), 0);
     assert_eq!(probe.outcome().expect("an outcome").fault, Some(Fault::NoTls));
 }
 
