@@ -34,7 +34,7 @@ mod roles;
 mod room;
 mod source;
 
-use room::{claim, has_place, is_spared, overflow, ready_ns};
+use room::{claim, has_place, has_place_of, is_spared, overflow, ready_ns};
 
 /// Servers one session has tried already; at most `connect_attempts` of them.
 #[derive(Clone, Copy, Debug, Default)]
@@ -156,7 +156,7 @@ fn pick_of(pool: &Pool, caller: &Caller<'_>, backup: bool) -> Pick {
 }
 
 /// Gives a claimed place back. In one order with what is looked at next: see
-/// [`Line::is_waited_in`](crate::config::ledger::Line::is_waited_in).
+/// [`Lines::is_waited_in`](crate::config::line::Lines::is_waited_in).
 pub fn release(server: &Server) {
     server.ledger.active.fetch_sub(1, Ordering::SeqCst);
 }
@@ -169,12 +169,18 @@ pub fn is_usable(pool: &Pool) -> bool {
 }
 
 /// Whether a pick would find a place for somebody who has tried these servers. It looks at all servers, and claims nothing.
-pub fn has_room(pool: &Pool, tried: &Tried, now_ns: u64) -> bool {
-    within_reach(pool, tried).any(|server| has_place(server, now_ns))
+pub fn has_room(pool: &Pool, tried: &Tried, wish: Option<RoleWish>, now_ns: u64) -> bool {
+    match wish {
+        None => within_reach(pool, tried).any(|server| has_place(server, now_ns)),
+        Some(wish) => roles::within_reach(pool, tried, wish).any(|(server, all)| has_place_of(server, all, now_ns)),
+    }
 }
 
 /// Whether any server has a place that somebody could get who has tried others before: a backup, say.
-pub fn has_any_room(pool: &Pool, now_ns: u64) -> bool {
+pub fn has_any_room(pool: &Pool, wish: Option<RoleWish>, now_ns: u64) -> bool {
+    if let Some(wish) = wish {
+        return roles::holders(pool, wish).any(|server| has_place_of(server, true, now_ns));
+    }
     let lenient = Tried { overlook: Overlook::Health, ..Tried::default() };
     let mut usable = (0..).zip(&pool.servers).filter(|(index, _)| usable(pool, *index, &lenient));
     usable.any(|(_, server)| has_place(server, now_ns))
@@ -182,8 +188,13 @@ pub fn has_any_room(pool: &Pool, now_ns: u64) -> bool {
 
 /// When there may be a place for somebody who has tried these servers, because `connect_rate` of one allows a connect again;
 /// `None` when time alone brings none.
-pub fn next_ns(pool: &Pool, tried: &Tried, now_ns: u64) -> Option<u64> {
-    within_reach(pool, tried).filter_map(|server| ready_ns(server, now_ns)).min()
+pub fn next_ns(pool: &Pool, tried: &Tried, wish: Option<RoleWish>, now_ns: u64) -> Option<u64> {
+    match wish {
+        None => within_reach(pool, tried).filter_map(|server| ready_ns(server, false, now_ns)).min(),
+        Some(wish) => {
+            roles::within_reach(pool, tried, wish).filter_map(|(server, all)| ready_ns(server, all, now_ns)).min()
+        }
+    }
 }
 
 /// The servers such a session could get, full or not: those of the first step at which anybody is usable.

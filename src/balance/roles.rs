@@ -52,12 +52,56 @@ fn replica(pool: &Pool, caller: &Caller<'_>) -> Pick {
                 let tried = Tried { overlook, lot: *lot, ..all };
                 match pick_of(pool, &Caller { tried: &tried, ..*caller }, backup) {
                     Pick::None => {}
+                    // One that the lot has left out may have room.
+                    Pick::Full if lot.is_some() => {}
                     chosen => return chosen,
                 }
             }
         }
     }
     Pick::None
+}
+
+/// The servers such a session could get, full or not: those of the first step of a pick at which anybody is usable. And
+/// whether each gives out all the places it has.
+pub(super) fn within_reach<'a>(
+    pool: &'a Pool,
+    tried: &Tried,
+    wish: RoleWish,
+) -> impl Iterator<Item = (&'a Server, bool)> {
+    let at = move |(tried, backup): (Tried, Option<bool>)| {
+        let all = (0_u16..).zip(&pool.servers);
+        let all = all.filter(move |(_, server)| backup.is_none_or(|backup| server.backup == backup));
+        let usable = all.filter(move |(index, _)| usable(pool, *index, &tried)).map(|(_, server)| server);
+        // Of the role of which there is one, a pick takes the first.
+        usable.take(if backup.is_none() { 1 } else { usize::MAX })
+    };
+    let replica =
+        |overlook, backup| (Tried { role: Some(ServerRole::Replica), lot: None, overlook, ..*tried }, Some(backup));
+    let steps = [
+        replica(Overlook::Nothing, false),
+        replica(Overlook::Nothing, true),
+        replica(Overlook::Health, false),
+        replica(Overlook::Health, true),
+        (Tried { role: Some(ServerRole::Primary), ..*tried }, None),
+    ];
+    let wanted = match (wish.role, wish.fallback) {
+        (ServerRole::Primary, _) => 4..5,
+        (ServerRole::Replica, true) => 0..5,
+        (ServerRole::Replica, false) => 0..4,
+    };
+    let step = steps.into_iter().take(wanted.end).skip(wanted.start).find(|step| at(*step).next().is_some());
+    step.into_iter().flat_map(move |step| at(step).map(move |server| (server, step.1.is_none())))
+}
+
+/// All servers that somebody of this wish could get, whomever he has tried.
+pub(super) fn holders(pool: &Pool, wish: RoleWish) -> impl Iterator<Item = &Server> {
+    let serves = move |server: &&Server| {
+        let holds = |role| server.ledger.holds(role);
+        holds(wish.role) || wish.fallback && holds(ServerRole::Primary)
+    };
+    let in_service = |server: &&Server| server.weight > 0 && server.ledger.standing() == Standing::Ready;
+    pool.servers.iter().filter(in_service).filter(serves)
 }
 
 /// Whether a server has the role, and nothing speaks against it that is not overlooked.
@@ -95,8 +139,12 @@ mod tests {
     const READS: RoleWish = RoleWish { role: ServerRole::Replica, fallback: false };
 
     fn plan(policy: &str, last: &str) -> Plan {
+        plan_with(policy, last, "")
+    }
+
+    fn plan_with(policy: &str, last: &str, terms: &str) -> Plan {
         let text = format!(
-            "[listeners.l]\nbind = '127.0.0.1:9'\npool = 'p'\n[pools.p]\npolicy = '{policy}'\nservers = [\n\
+            "[listeners.l]\nbind = '127.0.0.1:9'\npool = 'p'\n[pools.p]\npolicy = '{policy}'\n{terms}\nservers = [\n\
              {{ name = 'a', address = '127.0.0.1:1' }},\n{{ name = 'b', address = '127.0.0.1:2' }},\n\
              {{ name = 'c', address = '127.0.0.1:3'{last} }},\n]\n"
         );
@@ -159,6 +207,39 @@ mod tests {
         assert_eq!(ask(pool, READS, 0, &Tried::default()), Pick::Server(2));
         pool.servers[2].ledger.set_ejected(true);
         assert_eq!(ask(pool, READS, 0, &Tried::default()), Pick::Server(1), "rather than nobody");
+    }
+
+    /// Room is where a pick finds a place, whatever the roles and who is full.
+    #[test]
+    fn room_is_where_a_pick_finds_it() {
+        const FALLBACK: RoleWish = RoleWish { fallback: true, ..READS };
+        let offices = [Office::None, Office::Primary, REPLICA, Office::Replica { share: 1 }];
+        for policy in POLICIES {
+            let plan = plan_with(policy, ", backup = true, max_connections = 1", "queue = { limit = 9 }");
+            let pool = &plan.pools[0];
+            for case in 0..64_u64 {
+                set(pool, [0, 1, 2].map(|place| offices[(case >> (2 * place)) as usize % 4]));
+                for (wish, tried) in [WRITES, READS, FALLBACK].into_iter().flat_map(|wish| {
+                    let mut one = Tried::default();
+                    one.add((case % 3) as u16);
+                    [(wish, Tried::default()), (wish, one)]
+                }) {
+                    for full in [false, true] {
+                        let active = &pool.servers[2].ledger.active;
+                        active.store(u32::from(full), std::sync::atomic::Ordering::Relaxed);
+                        let room = balance::has_room(pool, &tried, Some(wish), 0);
+                        let any = balance::has_any_room(pool, Some(wish), 0);
+                        let picked = ask(pool, wish, case, &tried);
+                        let what = format!("{policy} {case} {wish:?} {full} {picked:?}");
+                        assert_eq!(room, matches!(picked, Pick::Server(_)), "{what}");
+                        assert!(any || !room, "{what}");
+                        if let Pick::Server(server) = picked {
+                            release(&pool.servers[usize::from(server)]);
+                        }
+                    }
+                }
+            }
+        }
     }
 
     #[test]

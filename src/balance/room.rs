@@ -27,6 +27,11 @@ pub(super) fn is_spared_for(server: &Server, client: u64) -> bool {
     warmth < WARM && mix(server.key ^ client) % u64::from(WARM) >= u64::from(warmth)
 }
 
+/// Its real limit; `None` is none.
+fn limit(server: &Server) -> Option<u32> {
+    (server.max_connections > 0).then_some(server.max_connections)
+}
+
 /// The places it gives out now; `None` is no limit.
 fn places(server: &Server) -> Option<u32> {
     let warmth = server.ledger.warmth();
@@ -44,15 +49,23 @@ fn places(server: &Server) -> Option<u32> {
 /// Whether it could be connected to now: it has a place to give out, and its `connect_rate` allows it. As seen just now: only a
 /// claim makes sure of it.
 pub(super) fn has_place(server: &Server, now_ns: u64) -> bool {
-    let place = places(server).is_none_or(|most| server.ledger.active.load(Ordering::Relaxed) < most);
-    place && server.rate.is_none_or(|rate| server.ledger.connects.ready_ns(rate) <= now_ns)
+    has_place_of(server, false, now_ns)
+}
+
+/// The same, with a place by its real limit if it gives out `all` it has.
+pub(super) fn has_place_of(server: &Server, all: bool, now_ns: u64) -> bool {
+    is_open(server, all) && server.rate.is_none_or(|rate| server.ledger.connects.ready_ns(rate) <= now_ns)
 }
 
 /// When its `connect_rate` allows a connect again, if that is all it lacks.
-pub(super) fn ready_ns(server: &Server, now_ns: u64) -> Option<u64> {
-    let place = places(server).is_none_or(|most| server.ledger.active.load(Ordering::Relaxed) < most);
+pub(super) fn ready_ns(server: &Server, all: bool, now_ns: u64) -> Option<u64> {
     let ready_ns = server.ledger.connects.ready_ns(server.rate?);
-    (place && ready_ns > now_ns).then_some(ready_ns)
+    (is_open(server, all) && ready_ns > now_ns).then_some(ready_ns)
+}
+
+fn is_open(server: &Server, all: bool) -> bool {
+    let places = if all { limit(server) } else { places(server) };
+    places.is_none_or(|most| server.ledger.active.load(Ordering::Relaxed) < most)
 }
 
 /// Takes one of the places it gives out.
@@ -62,7 +75,7 @@ pub(super) fn claim(server: &Server, now_ns: u64) -> bool {
 
 /// Takes a place by its real limit.
 pub(super) fn claim_all(server: &Server, now_ns: u64) -> bool {
-    claim_of(server, (server.max_connections > 0).then_some(server.max_connections), now_ns)
+    claim_of(server, limit(server), now_ns)
 }
 
 /// Takes a place on the first server that has one by its real limit: when all else is full.

@@ -61,18 +61,24 @@ fn room_is_what_a_pick_finds() {
         let pool = of(policy, &[(1, 1, false), (2, 2, false), (0, 0, false), (1, 1, true)]);
         let mut tried = Tried::default();
         for left in (0..3).rev() {
-            assert!(has_room(&pool, &tried, 0), "{policy:?}");
+            assert!(has_room(&pool, &tried, None, 0), "{policy:?}");
             assert!(matches!(ask_as(&pool, &tried, left), Pick::Server(0 | 1)), "{policy:?}");
         }
-        assert!(!has_room(&pool, &tried, 0) && ask(&pool, &tried) == Pick::Full, "{policy:?}: a backup is no overflow");
+        assert!(
+            !has_room(&pool, &tried, None, 0) && ask(&pool, &tried) == Pick::Full,
+            "{policy:?}: a backup is no overflow"
+        );
         tried.add(0);
-        assert!(!has_room(&pool, &tried, 0), "{policy:?}");
+        assert!(!has_room(&pool, &tried, None, 0), "{policy:?}");
         release(&pool.servers[0]);
-        assert!(!has_room(&pool, &tried, 0) && has_room(&pool, &Tried::default(), 0), "{policy:?}");
+        assert!(!has_room(&pool, &tried, None, 0) && has_room(&pool, &Tried::default(), None, 0), "{policy:?}");
         tried.add(1);
-        assert!(has_room(&pool, &tried, 0) && ask(&pool, &tried) == Pick::Server(3), "{policy:?}: a backup at last");
+        assert!(
+            has_room(&pool, &tried, None, 0) && ask(&pool, &tried) == Pick::Server(3),
+            "{policy:?}: a backup at last"
+        );
         tried.add(3);
-        assert!(!has_room(&pool, &tried, 0) && ask(&pool, &tried) == Pick::None, "{policy:?}");
+        assert!(!has_room(&pool, &tried, None, 0) && ask(&pool, &tried) == Pick::None, "{policy:?}");
     }
 }
 
@@ -516,9 +522,9 @@ fn who_can_wait_waits_for_a_server_that_ramps() {
     ramp(&pool.servers[0], 1);
     let nobody = Tried::default();
     assert_eq!((ask(&pool, &nobody), ask(&pool, &nobody)), (Pick::Server(0), Pick::Full), "one place at least");
-    assert!(!has_room(&pool, &nobody, 0));
+    assert!(!has_room(&pool, &nobody, None, 0));
     pool.servers[0].ledger.ramp_by(500);
-    assert!(has_room(&pool, &nobody, 0));
+    assert!(has_room(&pool, &nobody, None, 0));
     let more = (0..10).filter(|_| ask(&pool, &nobody) == Pick::Server(0)).count();
     assert_eq!(more, 4, "half of its places and one permille, rounded up, less the one that is taken");
 }
@@ -545,15 +551,15 @@ fn connects_come_as_fast_as_their_rate_allows() {
         };
         let taken = |now_ns| (0..20).filter(|n| matches!(ask(now_ns, *n), Pick::Server(_))).count();
         assert_eq!(taken(start), 3, "{policy:?}: a burst of two, and of one");
-        assert!(!has_room(&pool, &nobody, start), "{policy:?}");
-        assert_eq!(next_ns(&pool, &nobody, start), Some(start + TENTH_NS), "{policy:?}");
+        assert!(!has_room(&pool, &nobody, None, start), "{policy:?}");
+        assert_eq!(next_ns(&pool, &nobody, None, start), Some(start + TENTH_NS), "{policy:?}");
         assert_eq!(taken(start + TENTH_NS / 2), 0, "{policy:?}");
-        assert!(has_room(&pool, &nobody, start + TENTH_NS), "{policy:?}");
+        assert!(has_room(&pool, &nobody, None, start + TENTH_NS), "{policy:?}");
         assert_eq!(taken(start + TENTH_NS), 2, "{policy:?}");
         assert_eq!(taken(start + 9 * TENTH_NS), 3, "{policy:?}");
         // Of two limits both hold; time alone brings no place on a server that is full.
         assert_eq!(taken(start + 99 * TENTH_NS), 2, "{policy:?}");
-        assert_eq!(next_ns(&pool, &nobody, start + 99 * TENTH_NS), Some(start + 100 * TENTH_NS), "{policy:?}");
+        assert_eq!(next_ns(&pool, &nobody, None, start + 99 * TENTH_NS), Some(start + 100 * TENTH_NS), "{policy:?}");
         let active = |server: usize| pool.servers[server].ledger.active.load(Ordering::Relaxed);
         assert_eq!((active(0), active(1)), (7, 3), "{policy:?}");
     }

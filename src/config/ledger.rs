@@ -8,14 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use crossbeam::utils::CachePadded;
-
 use serde::{Deserialize, Serialize};
 
 use crate::base::bucket::Bucket;
 use crate::base::counter::{Counter, Gauge, PerWorker};
 use crate::base::histogram::Histogram;
 
+use super::line::Lines;
 use super::plan::{RoleWish, ServerRole};
 
 /// Statistics of one listener, kept by its name.
@@ -56,7 +55,7 @@ pub struct PoolLedger {
     /// would have every session begin at the dead one.
     pub retry_rotation: AtomicU64,
     /// Who waits for a place.
-    pub line: Line,
+    pub line: Lines,
     /// One tally a worker.
     pub tally: PerWorker<PoolTally>,
     /// Length of checks of its servers; the control thread writes it.
@@ -72,7 +71,7 @@ impl PoolLedger {
         Self {
             rotation: AtomicU64::new(0),
             retry_rotation: AtomicU64::new(0),
-            line: Line::new(workers),
+            line: Lines::new(workers),
             tally: PerWorker::new(workers),
             checks: Histogram::default(),
             split: AtomicBool::new(false),
@@ -84,76 +83,6 @@ impl PoolLedger {
     pub(super) fn shadow(&self) -> Self {
         let copy = |counter: &AtomicU64| AtomicU64::new(counter.load(Ordering::Relaxed));
         Self { rotation: copy(&self.rotation), retry_rotation: copy(&self.retry_rotation), ..Self::new(1) }
-    }
-}
-
-/// Sessions that wait for a place on a server of a pool, over all workers.
-#[derive(Debug)]
-pub struct Line {
-    /// How many wait. Read at the end of every session, so it has a cache line that is quiet as long as nobody waits.
-    waiting: CachePadded<AtomicU32>,
-    /// How many of them have tried a server before.
-    again: AtomicU32,
-    /// By worker: since when the first waits there, in nanoseconds of `CLOCK_MONOTONIC`; 0: nobody does.
-    since_ns: PerWorker<AtomicU64>,
-}
-
-impl Line {
-    fn new(workers: usize) -> Self {
-        let waiting = CachePadded::new(AtomicU32::new(0));
-        Self { waiting, again: AtomicU32::new(0), since_ns: PerWorker::new(workers) }
-    }
-
-    /// How many wait.
-    pub fn waiting(&self) -> u32 {
-        self.waiting.load(Ordering::Relaxed)
-    }
-
-    /// Whether anybody waits. In one order with [`Line::enter`] and with the release of a place: of a session that joins and
-    /// then looks for room, and a worker that makes room and then looks here, one sees the other.
-    #[inline]
-    pub fn is_waited_in(&self) -> bool {
-        self.waiting.load(Ordering::SeqCst) > 0
-    }
-
-    /// Whether anybody waits who has tried a server before: room for him may be where there is none for others.
-    pub fn has_again(&self) -> bool {
-        self.again.load(Ordering::SeqCst) > 0
-    }
-
-    /// One more waits, who may have tried a server before; false if `limit` wait already.
-    pub fn enter(&self, limit: u32, again: bool) -> bool {
-        let more = |now| (now < limit).then_some(now + 1);
-        let entered = self.waiting.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok();
-        self.again.fetch_add(u32::from(entered && again), Ordering::SeqCst);
-        entered
-    }
-
-    /// One waits no longer. Once for each [`Line::enter`] that let one in, and with the same word.
-    pub fn leave(&self, again: bool) {
-        self.again.fetch_sub(u32::from(again), Ordering::SeqCst);
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
-    }
-
-    /// Says since when the first waits on `worker`; 0 when nobody does.
-    pub fn publish(&self, worker: usize, since_ns: u64) {
-        self.since_ns.of(worker).store(since_ns, Ordering::SeqCst);
-    }
-
-    /// The worker whose first has waited longest.
-    pub fn oldest(&self) -> Option<usize> {
-        self.oldest_after((0, 0)).map(|(_, worker)| worker)
-    }
-
-    /// Since when the first waits there, and the worker, of the one that has waited longest of those who came after `age`.
-    pub fn oldest_after(&self, age: (u64, usize)) -> Option<(u64, usize)> {
-        let ages = (0..).zip(self.since_ns()).map(|(worker, since_ns)| (since_ns, worker));
-        ages.filter(|first| first.0 > 0 && *first > age).min()
-    }
-
-    /// By worker, since when the first waits there; 0 where nobody does.
-    pub fn since_ns(&self) -> impl Iterator<Item = u64> {
-        self.since_ns.iter().map(|since_ns| since_ns.load(Ordering::SeqCst))
     }
 }
 

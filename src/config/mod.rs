@@ -14,6 +14,7 @@ pub mod file;
 mod keys;
 pub mod ledger;
 pub mod limits;
+pub mod line;
 mod maglev;
 mod mysql;
 pub mod plan;

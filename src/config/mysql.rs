@@ -223,11 +223,6 @@ fn role_can_be_had(reader: &mut Reader<'_>, draft: &Draft, listener: &ListenerDr
     let Some(wish) = &listener.role else { return };
     let Some(pool) = draft.pools.iter().find(|pool| *pool.name.value == *listener.pool.value) else { return };
     let could_not_be_read = pool.care.check.is_none() && pool.check_at.is_some() && !pool.check_off;
-    if pool.terms.queue.limit > 0 {
-        // Who waits for the primary would have those wait who want a replica.
-        let message = format!("pool {} has a `queue`; with `role` it is not supported yet", quote(&pool.name.value));
-        return reader.advise(&wish.at, message, "take `queue` out of the pool, or `role` out of its listeners");
-    }
     if is_mysql(pool.care.check.as_ref()) || could_not_be_read {
         return;
     }

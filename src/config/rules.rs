@@ -28,7 +28,7 @@ pub(super) fn check(reader: &mut Reader<'_>, draft: &Draft, seen: &Seen) {
         servers_differ(reader, pool);
         somebody_serves(reader, draft, pool);
         sources_fit(reader, pool);
-        somebody_can_be_full(reader, pool);
+        somebody_can_be_full(reader, draft, pool);
         checks_find_servers(reader, pool);
     }
     maglev_tables_fit(reader, draft);
@@ -186,9 +186,12 @@ fn somebody_serves(reader: &mut Reader<'_>, draft: &Draft, pool: &PoolDraft) {
 }
 
 /// A queue nobody ever waits in promises what it does not hold.
-fn somebody_can_be_full(reader: &mut Reader<'_>, pool: &PoolDraft) {
+fn somebody_can_be_full(reader: &mut Reader<'_>, draft: &Draft, pool: &PoolDraft) {
     let limited = pool.servers.iter().any(|server| server.max_connections > 0 || server.connect_rate.is_some());
-    if pool.terms.queue.limit > 0 && !limited && !pool.broken {
+    // Who wants a role waits while nobody has it.
+    let mut listeners = draft.listeners.iter().filter(|listener| *listener.pool.value == *pool.name.value);
+    let awaited = listeners.any(|listener| listener.role.is_some());
+    if pool.terms.queue.limit > 0 && !limited && !awaited && !pool.broken {
         let message = format!("pool {} has a queue, and no server that could be full", quote(&pool.name.value));
         reader.advise(
             &pool.queue_at,

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::balance::foresight::{Why, foresee, reasons};
 use crate::balance::{Caller, Pick, Tried};
+use crate::config::line::{Lane, Line};
 use crate::config::plan::{Listener, Plan, Policy, Pool, Server};
 use crate::dataplane::commons::monotonic_ns;
 use crate::dataplane::ending::Ending;
@@ -91,8 +92,11 @@ pub fn explain(plan: &Plan, question: &Question) -> Result<Explanation, String> 
     let random = crate::base::digest::mix(now_ns);
     let tried = Tried::default();
     let caller = Caller { tried: &tried, address: question.source, random, wish: listener.role, now_ns };
-    let waits = pool.terms.queue.limit > 0 && pool.ledger.line.is_waited_in();
-    let chosen = if waits { Pick::Full } else { foresee(pool, &caller) };
+    let waits = pool.terms.queue.limit > 0 && line(listener).is_waited_in();
+    let chosen = match foresee(pool, &caller) {
+        Pick::Server(_) if waits => Pick::Full,
+        chosen => chosen,
+    };
     let server = match chosen {
         Pick::Server(index) => pool.servers.get(usize::from(index)),
         Pick::Full | Pick::None => None,
@@ -111,13 +115,21 @@ pub fn explain(plan: &Plan, question: &Question) -> Result<Explanation, String> 
     })
 }
 
+/// Where its sessions wait.
+fn line(listener: &Listener) -> &Line {
+    listener.pool.ledger.line.of(Lane::of(listener.role, false))
+}
+
 fn outcome(listener: &Listener, chosen: Pick, server: Option<&Server>) -> String {
     let pool = &listener.pool;
     match (chosen, server) {
         (_, Some(server)) => format!("it gets {}: {}", server.name, how(pool)),
+        (Pick::None, _) if listener.role.is_some() && pool.terms.queue.limit > 0 => {
+            format!("no server has the role: it waits in the queue, behind {} others", line(listener).waiting())
+        }
         (Pick::None, _) => format!("no server is to be had: it ends as {}", Ending::NoServer.reason()),
         _ if pool.terms.queue.limit > 0 => {
-            format!("every server is full: it waits in the queue, behind {} others", pool.ledger.line.waiting())
+            format!("every server is full: it waits in the queue, behind {} others", line(listener).waiting())
         }
         _ if pool.is_paced => {
             format!("every server has all it may have for now: it ends as {}", Ending::ConnectRate.reason())

@@ -4,7 +4,7 @@
 //! bounded channel, the worker woken through its engine). No lock, and nobody waits for anybody.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -212,8 +212,17 @@ impl Commons {
     /// Calls the worker whose first has waited longest for a pool: it may have more room than before, and no session has
     /// made it. What that worker leaves it passes on, so that others who wait are called in their turn.
     pub fn call_waiting(&self, pool: &PoolLedger, bell: &mut impl Bell) {
-        if let Some(worker) = pool.line.oldest() {
-            self.call(worker, bell);
+        // What has changed is seen by those who join from here on; who has joined before is seen here.
+        fence(Ordering::SeqCst);
+        for lane in pool.line.waited_in() {
+            let line = pool.line.of(lane);
+            let oldest = line.oldest();
+            for (worker, since_ns) in line.since_ns().enumerate() {
+                // Calls for those who have tried a server are not passed on.
+                if since_ns > 0 && (lane.again || oldest == Some(worker)) {
+                    self.call(worker, bell);
+                }
+            }
         }
     }
 }

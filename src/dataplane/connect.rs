@@ -160,6 +160,7 @@ impl Shard {
             }
             let full = match picked {
                 Pick::Full => self.queue_up(key, now, kernel),
+                Pick::None if self.may_await_role(key) => self.queue_up(key, now, kernel),
                 Pick::None | Pick::Server(_) => Err(Ending::NoServer),
             };
             if let Err(ending) = full {
@@ -174,8 +175,9 @@ impl Shard {
     pub(super) fn pick(&mut self, key: Key, now: u64) -> Pick {
         let random = self.draw();
         let Some(session) = self.sessions.of(key) else { return Pick::None };
-        let (life, pool) = (&session.life, &session.listener.pool);
-        if session.phase != Phase::Queued && Self::must_queue(pool, &life.tried) {
+        let life = &session.life;
+        let pool = &session.listener.pool;
+        if session.phase != Phase::Queued && Self::must_queue(&session.listener, &life.tried) {
             return Pick::Full;
         }
         let (tried, address, wish) = (&life.tried, life.peer.map(|peer| peer.ip()), session.listener.role);

@@ -1,12 +1,21 @@
-//! Sessions that wait for a place: every server they could have is full.
+//! Sessions that wait for a place: every server they could have is full, or nobody has the role they want.
 //!
-//! Each worker has a line for each pool, first come first served; the pool's [`Line`] says how many wait over all workers and
-//! since when the first of each. A place that becomes free is offered to the worker whose first has waited longest: that
+//! Each worker has a queue for each pool and [`Lane`], first come first served; the [`Line`] of the lane says how many wait over
+//! all workers and since when the first of each. A place that becomes free is offered to the worker whose first has waited longest: that
 //! one is *called*, and *looks* at the end of its turn whether it can serve somebody. Newcomers go behind those who wait.
 //!
 //! Nobody is forgotten, because whoever joins looks once more after it can be seen to wait, and whoever frees a place looks
-//! for those who wait after the place is free: of the two, one sees the other ([`Line::is_waited_in`]). A worker that is
-//! called and finds that the room there is suits nobody of its own passes the call on to the next in age.
+//! for those who wait after the place is free: of the two, one sees the other ([`Lines::is_waited_in`]). A worker that is
+//! called and finds that the room there is suits nobody of its own passes the call on to the next in age. A role that comes is
+//! room, too: whoever gives it calls as if it had made a place.
+//!
+//! Who wants a role stands only behind those who want the same, so that reads go on while writes wait for a primary. Those
+//! who have tried a server that has the role wait for another, in a lane of their own: it may be gone, and not be found out
+//! yet, and then all who come get there. Of them no more than [`SEARCH_MAX`] are asked in one look: those who have not tried
+//! a new server stand before those who have. A call for them goes to all workers, and is not passed on.
+//!
+//! [`Lines::is_waited_in`]: crate::config::line::Lines::is_waited_in
+//! [`Line`]: crate::config::line::Line
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,7 +27,8 @@ use super::shard::{Shard, micros, ms};
 use crate::balance::{self, Pick, Tried};
 use crate::base::slab::Key;
 use crate::config::ledger::PoolLedger;
-use crate::config::plan::Pool;
+use crate::config::line::Lane;
+use crate::config::plan::{Listener, Pool};
 use crate::kernel::Kernel;
 
 /// Shortest time between two looks because of `connect_rate`: a burst gathers meanwhile.
@@ -26,10 +36,14 @@ const LOOK_MIN_NS: u64 = 1_000_000;
 /// Times a worker looks in one turn, at most: what is left over waits for the next.
 const LOOKS_MAX: usize = 4;
 
-/// Those who wait for a pool on this worker.
+/// Sessions behind the front that are asked in one look, of those who have tried a server of the role they want.
+const SEARCH_MAX: usize = 64;
+
+/// Those who wait in one lane of a pool on this worker.
 #[derive(Debug)]
 pub(super) struct Queue {
     ledger: Arc<PoolLedger>,
+    lane: Lane,
     /// In the order they came; with some among them who wait no longer.
     line: VecDeque<Key>,
     /// How many do.
@@ -44,17 +58,19 @@ pub(super) struct Queue {
 }
 
 impl Shard {
-    /// Lets a session wait that found every server full, if its pool has a queue with room; else says how it ends.
+    /// Lets a session wait that found every server full, or nobody with its role, if its pool has a queue with room; else says
+    /// how it ends.
     pub(super) fn queue_up(&mut self, key: Key, now: u64, kernel: &mut impl Kernel) -> Result<(), Ending> {
         let Some(session) = self.sessions.of(key) else { return Ok(()) };
         let pool = Arc::clone(&session.listener.pool);
         let terms = pool.terms.queue;
+        let lane = lane_of(session);
         let tally = pool.ledger.tally.of(self.index);
         if terms.limit == 0 {
-            let paced = pool.is_paced && balance::next_ns(&pool, &session.life.tried, now).is_some();
+            let paced = pool.is_paced && balance::next_ns(&pool, &session.life.tried, lane.wish, now).is_some();
             return Err(if paced { Ending::ConnectRate } else { Ending::ServersFull });
         }
-        if !pool.ledger.line.enter(terms.limit, session.life.tried.count() > 0) {
+        if !pool.ledger.line.enter(lane, terms.limit, session.life.tried.count() > 0) {
             tally.queue_full.bump();
             return Err(Ending::QueueFull);
         }
@@ -63,7 +79,7 @@ impl Shard {
         session.life.queued_ns = now;
         let tried = session.life.tried;
         self.wheel.set(key.index, now + ms(terms.timeout_ms));
-        let index = self.queue_of(&pool.ledger);
+        let index = self.queue_of(&pool.ledger, lane);
         let queue = &mut self.queues[index];
         queue.line.push_back(key);
         queue.waiting += 1;
@@ -71,15 +87,25 @@ impl Shard {
         // What is seen from here on is newer than what others see of this session.
         fence(Ordering::SeqCst);
         self.look_later(index, &pool, now);
-        if balance::has_room(&pool, &tried, now) {
-            self.call_first(&pool, kernel);
+        if balance::has_room(&pool, &tried, lane.wish, now) {
+            self.call_first(&pool.ledger, lane, kernel);
         }
         Ok(())
     }
 
     /// Whether a session that has tried nobody yet must go behind others.
-    pub(super) fn must_queue(pool: &Pool, tried: &Tried) -> bool {
-        pool.terms.queue.limit > 0 && tried.count() == 0 && pool.ledger.line.is_waited_in()
+    pub(super) fn must_queue(listener: &Listener, tried: &Tried) -> bool {
+        let lines = &listener.pool.ledger.line;
+        listener.pool.terms.queue.limit > 0
+            && tried.count() == 0
+            && lines.is_waited_in()
+            && lines.of(Lane::of(listener.role, false)).is_waited_in()
+    }
+
+    /// Whether a session may wait until some server has the role it wants.
+    pub(super) fn may_await_role(&mut self, key: Key) -> bool {
+        let session = self.sessions.of(key);
+        session.is_some_and(|session| session.listener.role.is_some() && session.terms().queue.limit > 0)
     }
 
     /// A session waits no longer: it is served, or ends.
@@ -91,9 +117,10 @@ impl Shard {
         session.life.queue_us = session.life.queue_us.saturating_add(waited_us);
         self.wheel.clear(key.index);
         let ledger = Arc::clone(&session.listener.pool.ledger);
-        ledger.line.leave(session.life.tried.count() > 0);
+        let lane = lane_of(session);
+        ledger.line.leave(lane, session.life.tried.count() > 0);
         ledger.tally.of(index).queue.record(u64::from(waited_us));
-        let index = self.queue_of(&ledger);
+        let index = self.queue_of(&ledger, lane);
         self.queues[index].waiting -= 1;
         self.tidy(index);
     }
@@ -110,14 +137,13 @@ impl Shard {
     /// A place on a server of `pool` is free, and somebody waits for one.
     pub(super) fn call_for(&mut self, pool: &Arc<Pool>, kernel: &mut impl Kernel) {
         let current = self.current(&pool.ledger);
-        if current.is_some_and(|current| Arc::ptr_eq(&current, pool)) {
-            self.call_first(pool, kernel);
-            return;
-        }
-        // A server that the plan has no more, perhaps: only those who came before the reload can use it, whoever they are.
-        for (worker, since_ns) in pool.ledger.line.since_ns().enumerate() {
-            if since_ns > 0 {
-                self.call(worker, &pool.ledger, kernel);
+        let is_current = current.is_some_and(|current| Arc::ptr_eq(&current, pool));
+        for lane in pool.ledger.line.waited_in() {
+            match is_current {
+                true => self.call_first(&pool.ledger, lane, kernel),
+                // A server that the plan has no more, perhaps: only those who came before the reload can use it, whoever
+                // they are.
+                false => self.call_all(&pool.ledger, lane, kernel),
             }
         }
     }
@@ -161,6 +187,7 @@ impl Shard {
             let found = plan.listeners.binary_search_by(|listener| listener.name.cmp(&session.listener.name));
             if let Some(listener) = found.ok().and_then(|index| plan.listeners.get(index))
                 && Arc::ptr_eq(&listener.pool.ledger, &session.listener.pool.ledger)
+                && listener.role == session.listener.role
             {
                 session.listener = Arc::clone(listener);
             }
@@ -180,9 +207,12 @@ impl Shard {
             }
             self.queues[index].line.pop_front();
         }
-        let ledger = Arc::clone(&self.queues[index].ledger);
-        let room = self.may_have_room(&ledger, now);
-        if room || self.is_mixed(index) {
+        let (ledger, lane) = (Arc::clone(&self.queues[index].ledger), self.queues[index].lane);
+        let room = self.may_have_room(&ledger, lane, now);
+        let somebody = room || self.is_mixed(index);
+        if lane.again && somebody {
+            self.search(index, now, kernel);
+        } else if somebody {
             for _ in 0..self.queues[index].line.len() {
                 let Some(key) = self.queues[index].line.pop_front() else { break };
                 if self.is_queued(key) && !self.serve(key, now, kernel) {
@@ -192,19 +222,33 @@ impl Shard {
         }
         self.looking = false;
         self.tidy(index);
-        if self.may_have_room(&ledger, now) {
-            self.call_next(&ledger, self.queues[index].seen_ns, kernel);
+        if !lane.again && self.may_have_room(&ledger, lane, now) {
+            self.call_next(&ledger, lane, self.queues[index].seen_ns, kernel);
         }
-        self.queues[index].seen_ns = ledger.line.since_ns().nth(self.index).unwrap_or(0);
+        self.queues[index].seen_ns = ledger.line.of(lane).since_ns().nth(self.index).unwrap_or(0);
         if let Some(pool) = self.first_pool(index) {
             self.look_later(index, &pool, now);
+        }
+    }
+
+    /// Serves some of those behind the front, who may not have tried the server that the front has tried.
+    fn search(&mut self, index: usize, now: u64, kernel: &mut impl Kernel) {
+        let mut place = 0;
+        for _ in 0..SEARCH_MAX {
+            let Some(&key) = self.queues[index].line.get(place) else { return };
+            if self.is_queued(key) && !self.serve(key, now, kernel) {
+                place += 1;
+            } else {
+                self.queues[index].line.remove(place);
+            }
         }
     }
 
     /// Arranges the next look by the clock, if time alone may bring room: a `connect_rate` allows another connect then.
     fn look_later(&mut self, index: usize, pool: &Pool, now: u64) {
         if pool.is_paced {
-            let next_ns = balance::next_ns(pool, &Tried::default(), now).unwrap_or(0);
+            let wish = self.queues[index].lane.wish;
+            let next_ns = balance::next_ns(pool, &Tried::default(), wish, now).unwrap_or(0);
             let least_ns = now + LOOK_MIN_NS;
             self.queues[index].look_ns = self.queues[index].look_ns.min(next_ns.max(least_ns));
         }
@@ -219,7 +263,12 @@ impl Shard {
             }
             self.queues[index].look_ns = u64::MAX;
             if let Some(pool) = self.first_pool(index) {
-                self.call_first(&pool, kernel);
+                let lane = self.queues[index].lane;
+                match lane.again {
+                    // Each worker has a clock.
+                    true => self.call(self.index, &pool.ledger, lane, kernel),
+                    false => self.call_first(&pool.ledger, lane, kernel),
+                }
                 self.look_later(index, &pool, now);
             }
         }
@@ -247,24 +296,36 @@ impl Shard {
         true
     }
 
-    /// Calls the worker whose first has waited longest.
-    fn call_first(&mut self, pool: &Pool, kernel: &mut impl Kernel) {
-        if let Some(worker) = pool.ledger.line.oldest() {
-            self.call(worker, &pool.ledger, kernel);
+    /// Calls the worker whose first has waited longest. Of those who have tried a server nobody can say whom the room suits
+    /// but they themselves, so all are called, and no call is passed on.
+    fn call_first(&mut self, ledger: &Arc<PoolLedger>, lane: Lane, kernel: &mut impl Kernel) {
+        if lane.again {
+            return self.call_all(ledger, lane, kernel);
+        }
+        if let Some(worker) = ledger.line.of(lane).oldest() {
+            self.call(worker, ledger, lane, kernel);
+        }
+    }
+
+    fn call_all(&mut self, ledger: &Arc<PoolLedger>, lane: Lane, kernel: &mut impl Kernel) {
+        for (worker, since_ns) in ledger.line.of(lane).since_ns().enumerate() {
+            if since_ns > 0 {
+                self.call(worker, ledger, lane, kernel);
+            }
         }
     }
 
     /// Calls the next worker in age after this one, whose first has waited since `seen_ns`; or the first if nobody waits here.
-    fn call_next(&mut self, ledger: &Arc<PoolLedger>, seen_ns: u64, kernel: &mut impl Kernel) {
+    fn call_next(&mut self, ledger: &Arc<PoolLedger>, lane: Lane, seen_ns: u64, kernel: &mut impl Kernel) {
         let after = if seen_ns > 0 { (seen_ns, self.index) } else { (0, 0) };
-        if let Some((_, worker)) = ledger.line.oldest_after(after) {
-            self.call(worker, ledger, kernel);
+        if let Some((_, worker)) = ledger.line.of(lane).oldest_after(after) {
+            self.call(worker, ledger, lane, kernel);
         }
     }
 
-    fn call(&mut self, worker: usize, ledger: &Arc<PoolLedger>, kernel: &mut impl Kernel) {
+    fn call(&mut self, worker: usize, ledger: &Arc<PoolLedger>, lane: Lane, kernel: &mut impl Kernel) {
         if worker == self.index {
-            let index = self.queue_of(ledger);
+            let index = self.queue_of(ledger, lane);
             self.queues[index].called = true;
             self.called = true;
         } else {
@@ -278,10 +339,10 @@ impl Shard {
     }
 
     /// Whether there may be room for somebody who waits, on this worker or another.
-    fn may_have_room(&self, ledger: &Arc<PoolLedger>, now: u64) -> bool {
+    fn may_have_room(&self, ledger: &Arc<PoolLedger>, lane: Lane, now: u64) -> bool {
         let Some(pool) = self.current(ledger) else { return true };
-        let again = ledger.line.has_again() && balance::has_any_room(&pool, now);
-        again || balance::has_room(&pool, &Tried::default(), now)
+        let again = ledger.line.of(lane).has_again() && balance::has_any_room(&pool, lane.wish, now);
+        again || balance::has_room(&pool, &Tried::default(), lane.wish, now)
     }
 
     /// Whether those who wait go by different plans. Those of the old one came first, so the ends tell.
@@ -299,14 +360,16 @@ impl Shard {
         self.sessions.of(key).is_some_and(is_waiting)
     }
 
-    /// The index of the line of a pool.
-    fn queue_of(&mut self, ledger: &Arc<PoolLedger>) -> usize {
-        if let Some(index) = self.queues.iter().position(|queue| Arc::ptr_eq(&queue.ledger, ledger)) {
+    /// The index of the queue of a lane.
+    fn queue_of(&mut self, ledger: &Arc<PoolLedger>, lane: Lane) -> usize {
+        let is_it = |queue: &Queue| queue.lane == lane && Arc::ptr_eq(&queue.ledger, ledger);
+        if let Some(index) = self.queues.iter().position(is_it) {
             return index;
         }
         let ledger = Arc::clone(ledger);
         self.queues.push(Queue {
             ledger,
+            lane,
             line: VecDeque::new(),
             waiting: 0,
             called: false,
@@ -328,14 +391,14 @@ impl Shard {
             self.queues[index].line.pop_front();
         }
         let Self { queues, sessions, .. } = self;
-        let Queue { ledger, line, waiting, seen_ns, .. } = &mut queues[index];
+        let Queue { ledger, lane, line, waiting, seen_ns, .. } = &mut queues[index];
         // Those who went from the middle may not outnumber those who stay.
         if line.len() > 2 * *waiting + 16 {
             line.retain(|key| sessions.of(*key).is_some_and(is_waiting));
         }
         let first = line.front().and_then(|key| sessions.of(*key));
         let since_ns = first.map_or(0, |session| session.life.queued_ns);
-        ledger.line.publish(self.index, since_ns);
+        ledger.line.of(*lane).publish(self.index, since_ns);
         if *seen_ns == 0 {
             *seen_ns = since_ns;
         }
@@ -344,4 +407,9 @@ impl Shard {
 
 fn is_waiting(session: &mut Session) -> bool {
     session.phase == Phase::Queued
+}
+
+/// Where a session waits, or would.
+fn lane_of(session: &Session) -> Lane {
+    Lane::of(session.listener.role, session.life.tried.count() > 0)
 }

@@ -403,3 +403,60 @@ fn a_server_sees_whole_logins_only() {
     let refused = |text: String| text.rsplit('\t').next().and_then(|n| n.parse::<u64>().ok()).expect("a number");
     assert!(refused(count("Aborted_connects")) <= refused(connects) + 40, "refused logins only");
 }
+
+/// While there is no primary writes wait for one, and none of them fails; reads do not wait for them.
+#[test]
+fn writes_wait_for_a_primary() {
+    let ground = Ground::new();
+    let mut cluster = Cluster::start(&ground);
+    let config = cluster.config(&ground, "role_grace = \"1s\"", "");
+    let queue = "kind = \"mysql\"\nqueue = { limit = 100, timeout = \"1m\" }\n";
+    let ringway = Ringway::start(&ground, &config.replace("kind = \"mysql\"\n", queue));
+    await_roles(&ringway, ["primary", "replica", "replica"]);
+    let await_waiting = |count: f64| {
+        ringway.await_metric("ringway_queue_sessions", &[("pool", "db")], |waiting| waiting == count);
+    };
+    let write = cluster.write;
+    let ask = move || Client::connect(write).and_then(|mut client| client.server());
+
+    [1, 2].into_iter().for_each(|replica| cluster.caught_up(replica, 0));
+    cluster.servers[0].crash();
+    std::thread::scope(|scope| {
+        // Those who come before it is found out are refused by it, and wait for another.
+        let early: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+        await_waiting(4.0);
+        ringway.await_metric("ringway_server_state", &[("server", "db1"), ("state", "down")], |is| is == 1.0);
+        let late: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+        await_waiting(8.0);
+        assert_eq!(answering(cluster.read), [2, 3], "reads wait for nobody");
+        assert_eq!(ringway.metric("ringway_queue_sessions", &[("pool", "db")]), 8.0);
+        cluster.promote(1);
+        for client in early.into_iter().chain(late) {
+            assert_eq!(client.join().expect("no panic").expect("the promoted one"), 2);
+        }
+    });
+    cluster.follow(2, 1);
+    await_roles(&ringway, ["none", "primary", "replica"]);
+
+    // Between two primaries nobody has the role, and there is nothing to be tried.
+    cluster.servers[1].sql("SET GLOBAL read_only = 1");
+    await_that("db2 to be demoted", || role(&ringway, 2, "none"));
+    std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..3).map(|_| scope.spawn(ask)).collect();
+        await_waiting(3.0);
+        assert_eq!(answering(cluster.read), [3]);
+        let told = ringway.verb(&["explain", "--listener", "write", "--source", "10.0.0.1"]).stdout;
+        let told = String::from_utf8(told).expect("UTF-8");
+        assert!(told.contains("no server has the role: it waits in the queue, behind 3 others"), "{told}");
+        cluster.servers[1].sql("SET GLOBAL read_only = 0");
+        for client in writers {
+            assert_eq!(client.join().expect("no panic").expect("the primary again"), 2);
+        }
+    });
+    assert!(ringway.events().iter().any(|event| event.contains("writes wait in the queue")));
+    for reason in ["no_server", "connect_refused", "queue_full", "queue_timeout"] {
+        assert_eq!(ringway.ended(reason), 0.0, "{reason}");
+    }
+    assert_eq!(ringway.metric("ringway_queued_total", &[]), 11.0);
+    ringway.end_well();
+}

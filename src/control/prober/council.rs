@@ -92,6 +92,7 @@ impl Council {
         let seats = self.seats.borrow();
         let Some(seating) = seats.get(&pool.name) else { return };
         let mut lost = Vec::new();
+        let mut is_news = false;
         for (index, server) in pool.servers.iter().enumerate() {
             let role = seating.brain.role(index);
             let held = match role {
@@ -101,6 +102,7 @@ impl Council {
             };
             let before = server.ledger.office();
             server.ledger.set_office(held);
+            is_news |= before != held;
             let same = std::mem::discriminant(&before) == std::mem::discriminant(&held);
             // Who is only behind keeps the sessions it has.
             if !same && before != Held::None && role != Role::None(Why::Behind) {
@@ -110,6 +112,9 @@ impl Council {
         // All roles are told before anybody is sent away: who comes back finds the new ones.
         for (index, role) in lost {
             send_away(pool, index, role, office);
+        }
+        if is_news {
+            office.call_waiting(pool);
         }
         pool.ledger.split.store(seating.brain.is_split(), Ordering::Relaxed);
         self.hurry(seating, news);
@@ -156,10 +161,11 @@ fn say(pool: &Pool, piece: &News, office: &Office) {
                     format!("server {} of pool {} is primary{was}", name(*to), pool.name),
                     Event::info as fn(_, _) -> _,
                 ),
-                None => (
-                    format!("pool {} has no primary: writes are refused{was}", pool.name),
-                    Event::warn as fn(_, _) -> _,
-                ),
+                None => {
+                    let then = if pool.terms.queue.limit > 0 { "wait in the queue" } else { "are refused" };
+                    let message = format!("pool {} has no primary: writes {then}{was}", pool.name);
+                    (message, Event::warn as fn(_, _) -> _)
+                }
             };
             let event: Event = event("role", message);
             let event = event.with("role", "primary").with("server", to.map_or("", name));

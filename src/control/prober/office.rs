@@ -173,7 +173,7 @@ impl Office {
     }
 
     /// Which servers may be chosen has changed: who waits looks again.
-    fn call_waiting(&self, pool: &Pool) {
+    pub(super) fn call_waiting(&self, pool: &Pool) {
         if pool.terms.queue.limit > 0 {
             self.order(Order::Look(Arc::clone(&pool.ledger)));
         }
