@@ -6,6 +6,7 @@ use std::io::Write;
 use std::net::TcpStream;
 
 mod bytes;
+mod clock;
 mod crowds;
 mod life;
 mod links;
