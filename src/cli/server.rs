@@ -30,19 +30,20 @@ enum Action {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).multiple(true)))]
 struct Set {
     /// Which server.
     #[arg(value_name = "POOL/SERVER", value_parser = parse_name)]
     server: (String, String),
     /// `ready`: it gets sessions; `drain`: no new ones, to take it out in peace; `maint`: the same, for one that is being
     /// worked on.
-    #[arg(long, value_parser = ["ready", "drain", "maint"], required_unless_present_any = ["weight", "max_connections"])]
+    #[arg(long, value_parser = ["ready", "drain", "maint"], group = "what")]
     state: Option<String>,
     /// Its share of new sessions beside that of others: 0 to 256.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=256))]
+    #[arg(long, value_name = "N", group = "what", value_parser = clap::value_parser!(u32).range(0..=256))]
     weight: Option<u32>,
     /// Sessions it may have at once: up to 10 million, or 0 for any number.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", group = "what")]
     max_connections: Option<u32>,
     /// Wait until it has no session left.
     #[arg(long, conflicts_with = "json")]
