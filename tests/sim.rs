@@ -166,8 +166,3 @@ fn seed_258_a_connection_was_handed_to_a_worker_that_had_left() {
 fn seed_42_a_reset_behind_a_fin_was_missed_at_the_budget() {
     tell(42, TAIL);
 }
-
-#[test]
-fn seed_5059_a_rested_door_kept_its_old_listener() {
-    tell(5059, TAIL);
-}

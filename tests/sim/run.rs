@@ -49,7 +49,7 @@ struct Run {
 }
 
 /// What a few hundred seeds must have met.
-pub const RARE: [&str; 30] = [
+pub const RARE: [&str; 31] = [
     "a peer that asks and waits",
     "a peer that closes whatever is still to be read",
     "a peer that falls silent",
@@ -72,6 +72,7 @@ pub const RARE: [&str; 30] = [
     "a greeting sends on",
     "a client is told what the last server said",
     "a reload meets a closing door",
+    "a reload meets a paused door",
     "a session that began before a reload connects to a server the reload removed",
     "a session is recorded while it lives",
     "a server ramps",
@@ -337,28 +338,41 @@ impl Run {
 
     /// Orders of letters that chance would hardly make: clients wait at doors whose accepts have failed, which the worker
     /// has not heard yet, when the letter to drain overtakes the one about a reload; or are on their way from a closing
-    /// door when the configuration changes.
+    /// door when the configuration changes; or wait at paused doors whose pause is over before the letter comes.
     fn haste(&mut self, lane: usize) {
         if self.workers[lane].stopping {
             // Nothing comes after Stop.
             return;
         }
-        let overtakes = self.world.haste.chance(500);
-        let later = self.world.now + self.world.haste.size(20 * MS);
-        if overtakes {
-            self.world.fail_accepts(lane, later);
+        let mut later = self.world.now + self.world.haste.size(20 * MS);
+        let kind = self.world.haste.below(3);
+        match kind {
+            0 => self.world.fail_accepts(lane, later),
+            1 => {}
+            _ => {
+                self.world.fail_accepts(lane, self.world.now);
+                self.turn(lane);
+                later += PAUSE_MAX_NS;
+            }
         }
         (0..self.world.haste.range(1, 4)).for_each(|_| self.client_comes());
-        if overtakes {
-            self.world.see("a drain overtakes a reload");
-            self.publish();
-            self.post(lane, Mail::Drain);
-        } else {
-            self.world.see("a reload meets a closing door");
-            self.world.hold_up_accepts(lane, later);
-            self.post(lane, Mail::Drain);
-            self.turn(lane);
-            self.publish();
+        match kind {
+            0 => {
+                self.world.see("a drain overtakes a reload");
+                self.publish();
+                self.post(lane, Mail::Drain);
+            }
+            1 => {
+                self.world.see("a reload meets a closing door");
+                self.world.hold_up_accepts(lane, later);
+                self.post(lane, Mail::Drain);
+                self.turn(lane);
+                self.publish();
+            }
+            _ => {
+                self.world.see("a reload meets a paused door");
+                self.publish();
+            }
         }
         for lane in 0..WORKERS {
             self.world.letters += 1;
