@@ -178,12 +178,10 @@ pub fn has_room(pool: &Pool, tried: &Tried, wish: Option<RoleWish>, now_ns: u64)
 
 /// Whether any server has a place that somebody could get who has tried others before: a backup, say.
 pub fn has_any_room(pool: &Pool, wish: Option<RoleWish>, now_ns: u64) -> bool {
-    if let Some(wish) = wish {
-        return roles::holders(pool, wish).any(|server| has_place_of(server, true, now_ns));
+    match wish {
+        None => any_usable(pool).any(|server| has_place(server, now_ns)),
+        Some(wish) => roles::holders(pool, wish).any(|server| has_place_of(server, true, now_ns)),
     }
-    let lenient = Tried { overlook: Overlook::Health, ..Tried::default() };
-    let mut usable = (0..).zip(&pool.servers).filter(|(index, _)| usable(pool, *index, &lenient));
-    usable.any(|(_, server)| has_place(server, now_ns))
 }
 
 /// When there may be a place for somebody who has tried these servers, because `connect_rate` of one allows a connect again;
@@ -195,6 +193,21 @@ pub fn next_ns(pool: &Pool, tried: &Tried, wish: Option<RoleWish>, now_ns: u64) 
             roles::within_reach(pool, tried, wish).filter_map(|(server, all)| ready_ns(server, all, now_ns)).min()
         }
     }
+}
+
+/// The same for somebody who may have tried others before.
+pub fn next_of_any_ns(pool: &Pool, wish: Option<RoleWish>, now_ns: u64) -> Option<u64> {
+    match wish {
+        None => any_usable(pool).filter_map(|server| ready_ns(server, false, now_ns)).min(),
+        Some(wish) => roles::holders(pool, wish).filter_map(|server| ready_ns(server, true, now_ns)).min(),
+    }
+}
+
+/// The servers that are anybody's, down or not.
+fn any_usable(pool: &Pool) -> impl Iterator<Item = &Server> {
+    let lenient = Tried { overlook: Overlook::Health, ..Tried::default() };
+    let all = (0..).zip(&pool.servers);
+    all.filter(move |(index, _)| usable(pool, *index, &lenient)).map(|(_, server)| server)
 }
 
 /// The servers such a session could get, full or not: those of the first step at which anybody is usable.

@@ -48,6 +48,9 @@ pub(super) struct Queue {
     line: VecDeque<Key>,
     /// How many do.
     waiting: usize,
+    /// Somebody among them may go by another plan than the published one: by what that one has room for, nobody can tell for
+    /// him.
+    has_strangers: bool,
     /// There may be room.
     called: bool,
     /// Since when the first had waited whom others saw here first since the last look; 0: they saw nobody. Who is called may be
@@ -80,7 +83,9 @@ impl Shard {
         let tried = session.life.tried;
         self.wheel.set(key.index, now + ms(terms.timeout_ms));
         let index = self.queue_of(&pool.ledger, lane);
+        let is_stranger = !self.current(&pool.ledger).is_some_and(|current| Arc::ptr_eq(&current, &pool));
         let queue = &mut self.queues[index];
+        queue.has_strangers |= is_stranger;
         queue.line.push_back(key);
         queue.waiting += 1;
         self.tidy(index);
@@ -179,17 +184,23 @@ impl Shard {
     pub(super) fn renew_queues(&mut self) {
         let Self { queues, sessions, scene, .. } = self;
         let plan = &scene.plan;
-        for key in queues.iter().flat_map(|queue| &queue.line) {
-            let Some(session) = sessions.of(*key) else { continue };
-            if session.phase != Phase::Queued || session.life.tried.count() > 0 {
-                continue;
-            }
-            let found = plan.listeners.binary_search_by(|listener| listener.name.cmp(&session.listener.name));
-            if let Some(listener) = found.ok().and_then(|index| plan.listeners.get(index))
-                && Arc::ptr_eq(&listener.pool.ledger, &session.listener.pool.ledger)
-                && listener.role == session.listener.role
-            {
-                session.listener = Arc::clone(listener);
+        for queue in &mut *queues {
+            queue.has_strangers = false;
+            for key in &queue.line {
+                let Some(session) = sessions.of(*key).filter(|session| session.phase == Phase::Queued) else {
+                    continue;
+                };
+                let found = plan.listeners.binary_search_by(|listener| listener.name.cmp(&session.listener.name));
+                match found.ok().and_then(|index| plan.listeners.get(index)) {
+                    Some(listener)
+                        if session.life.tried.count() == 0
+                            && Arc::ptr_eq(&listener.pool.ledger, &session.listener.pool.ledger)
+                            && listener.role == session.listener.role =>
+                    {
+                        session.listener = Arc::clone(listener);
+                    }
+                    _ => queue.has_strangers = true,
+                }
             }
         }
         let lives = |ledger: &Arc<PoolLedger>| plan.pools.iter().any(|pool| Arc::ptr_eq(&pool.ledger, ledger));
@@ -209,7 +220,7 @@ impl Shard {
         }
         let (ledger, lane) = (Arc::clone(&self.queues[index].ledger), self.queues[index].lane);
         let room = self.may_have_room(&ledger, lane, now);
-        let somebody = room || self.is_mixed(index);
+        let somebody = room || self.queues[index].has_strangers;
         if lane.again && somebody {
             self.search(index, now, kernel);
         } else if somebody {
@@ -247,10 +258,13 @@ impl Shard {
     /// Arranges the next look by the clock, if time alone may bring room: a `connect_rate` allows another connect then.
     fn look_later(&mut self, index: usize, pool: &Pool, now: u64) {
         if pool.is_paced {
-            let wish = self.queues[index].lane.wish;
-            let next_ns = balance::next_ns(pool, &Tried::default(), wish, now).unwrap_or(0);
+            let Queue { lane, look_ns, .. } = &mut self.queues[index];
+            let next_ns = match lane.again || pool.ledger.line.of(*lane).has_again() {
+                true => balance::next_of_any_ns(pool, lane.wish, now),
+                false => balance::next_ns(pool, &Tried::default(), lane.wish, now),
+            };
             let least_ns = now + LOOK_MIN_NS;
-            self.queues[index].look_ns = self.queues[index].look_ns.min(next_ns.max(least_ns));
+            *look_ns = (*look_ns).min(next_ns.unwrap_or(0).max(least_ns));
         }
     }
 
@@ -345,17 +359,6 @@ impl Shard {
         again || balance::has_room(&pool, &Tried::default(), lane.wish, now)
     }
 
-    /// Whether those who wait go by different plans. Those of the old one came first, so the ends tell.
-    fn is_mixed(&mut self, index: usize) -> bool {
-        let line = &self.queues[index].line;
-        let ends = [line.front().copied(), line.back().copied()];
-        let [first, last] = ends.map(|key| {
-            let session = key.and_then(|key| self.sessions.of(key));
-            session.map(|session| Arc::as_ptr(&session.listener.pool))
-        });
-        first != last
-    }
-
     fn is_queued(&mut self, key: Key) -> bool {
         self.sessions.of(key).is_some_and(is_waiting)
     }
@@ -372,6 +375,7 @@ impl Shard {
             lane,
             line: VecDeque::new(),
             waiting: 0,
+            has_strangers: false,
             called: false,
             seen_ns: 0,
             look_ns: u64::MAX,
@@ -391,7 +395,8 @@ impl Shard {
             self.queues[index].line.pop_front();
         }
         let Self { queues, sessions, .. } = self;
-        let Queue { ledger, lane, line, waiting, seen_ns, .. } = &mut queues[index];
+        let Queue { ledger, lane, line, waiting, has_strangers, seen_ns, .. } = &mut queues[index];
+        *has_strangers &= *waiting > 0;
         // Those who went from the middle may not outnumber those who stay.
         if line.len() > 2 * *waiting + 16 {
             line.retain(|key| sessions.of(*key).is_some_and(is_waiting));
