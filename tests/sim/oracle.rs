@@ -32,7 +32,11 @@ pub struct Pair {
     pub lane: usize,
     /// The socket of the last attempt.
     pub server: Option<usize>,
+    /// How many scenes there had been when its worker had it.
+    pub scene: u64,
     pub attempts: Vec<Attempt>,
+    /// The first of them under the scene in which its client was accepted: that is its plan for good.
+    pub began_at_once: bool,
     /// The shard knows that the server is connected, and has heard it if it speaks first.
     pub relaying: bool,
     /// The last server that sent an error which sends on, by its socket.
@@ -88,8 +92,9 @@ impl World {
         self.accepted += 1;
         if let Far::Client { door } = self.socks[id].far {
             self.socks[id].members = self.doors[door].members.clone();
-            self.socks[id].constant = self.doors[door].members.clone();
             self.socks[id].pool = self.doors[door].pool;
+            self.socks[id].scene = self.scenes;
+            self.socks[id].is_late = !self.doors[door].open;
         }
         let sock = &mut self.socks[id];
         sock.hold = Hold::Open;
@@ -114,7 +119,9 @@ impl World {
             client: id,
             lane,
             server: None,
+            scene: self.scenes,
             attempts: Vec::new(),
+            began_at_once: false,
             relaying: false,
             refusal: None,
             over: false,
@@ -188,7 +195,12 @@ impl World {
         }
         let began_ns = self.now;
         let attempt = Attempt { target: index, began_ns, cancelled_ns: None, result: None, connected_ns: None };
-        self.pairs[number].attempts.push(attempt);
+        let pair = &mut self.pairs[number];
+        if pair.attempts.is_empty() {
+            let client = &self.socks[pair.client];
+            pair.began_at_once = client.scene == self.scenes && !client.is_late;
+        }
+        pair.attempts.push(attempt);
     }
 
     /// Sockets open to a server.
@@ -579,7 +591,10 @@ impl World {
                 let waited = queue.queue_limit > 0 && self.now - pair.bereft_ns >= queue.queue_ns;
                 must(waited && !pair.relaying, "it has not waited for so long")
             }
-            Ending::QueueLeft => must(client.dead && !pair.relaying && queue.queue_limit > 0, "the client lives"),
+            Ending::QueueLeft => {
+                let queues = queue.queue_limit > 0 || client.is_late;
+                must(client.dead && !pair.relaying && queues, "the client lives")
+            }
             Ending::GreetingRefused => {
                 let refused = server.is_some_and(|server| {
                     let error = server.greeting.as_ref().is_some_and(|g| g.sends_on && server.read >= g.clear_at);

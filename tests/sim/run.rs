@@ -21,6 +21,8 @@ const WORKERS: usize = 2;
 const MS: u64 = 1_000_000;
 /// Time between two steps of a ramp.
 const RAMP_MS: u64 = 100;
+/// Times in a run in want that many come at once.
+const RUSHES: usize = 4;
 /// The longest a door pauses.
 const PAUSE_MAX_NS: u64 = 500 * MS;
 /// More steps than any honest run takes.
@@ -137,6 +139,9 @@ impl Run {
             let lane = self.world.haste.index(WORKERS);
             self.world.schedule(at, Errand::Haste(lane));
         }
+        if self.world.is_in_want {
+            self.schedule_rushes(span);
+        }
         let rolls = if self.world.classic { 0 } else { self.world.haste.below(4) };
         for _ in 0..rolls {
             let at = self.world.now + self.world.haste.below(span);
@@ -148,6 +153,19 @@ impl Run {
         }
         let after = self.world.rng.size(3_000) * MS;
         self.advance_to(end + after);
+    }
+
+    /// More come at once than there are places, and the configuration changes while some of them wait.
+    fn schedule_rushes(&mut self, span: u64) {
+        for _ in 0..RUSHES {
+            let at = self.world.now + self.world.want.below(span);
+            let reload = at + self.world.want.size(20 * MS);
+            self.world.schedule(reload, Errand::Reload);
+            for _ in 0..self.world.want.range(4, 10) {
+                let at = at + self.world.want.below(MS);
+                self.world.schedule(at, Errand::Client);
+            }
+        }
     }
 
     /// Stop reaches one worker after the other, perhaps after Drain.
@@ -425,11 +443,12 @@ impl Run {
         while let Some(mail) = desk.take() {
             note!(kernel.world, " {}", name(&mail));
             let leaves = matches!(mail, Mail::Drain | Mail::Stop);
+            let takes_up = leaves || matches!(mail, Mail::NewScene);
             let connection = matches!(mail, Mail::Connection { .. });
             worker.shard.obey(mail, now, &mut kernel);
             if connection {
                 kernel.world.see("a connection is handed over");
-            } else if !worker.leaving {
+            } else if !worker.leaving && takes_up {
                 kernel.world.check_queues(lane, leaves);
             }
             worker.leaving |= leaves;

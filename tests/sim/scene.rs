@@ -163,6 +163,9 @@ impl Stage {
                 }
             }
         }
+        if world.is_in_want {
+            make_scarce(world);
+        }
         let listeners: Vec<SimListener> = (0..world.rng.range(1, 3))
             .map(|_| SimListener { pool: world.rng.index(pools), present: true, door: None })
             .collect();
@@ -285,6 +288,7 @@ impl Stage {
             doors.push((Arc::clone(door), Arc::clone(compiled)));
         }
         self.plan = Some(Arc::clone(&plan));
+        world.scenes += 1;
         Scene { plan, doors }
     }
 
@@ -330,6 +334,22 @@ impl Stage {
         // No listener wants a role here: what it is called is all that a lost one changes.
         let ending = world.rng.one_of(&[Ending::ServerDown, Ending::RoleLost]);
         Some(Mail::Evict(Arc::new(Eviction { server: ledger, ending, whom: Whom::All })))
+    }
+}
+
+/// A few places everywhere, so that pools are full, and a server that comes back makes the difference: to those who wait, or
+/// where nobody may, to what is cold.
+fn make_scarce(world: &mut World) {
+    let World { want, pools, targets, .. } = world;
+    for terms in pools {
+        terms.queue_limit = if want.chance(500) { 0 } else { want.range(5, 30) as usize };
+        terms.queue_ns = want.range(50, 2_000) * MS;
+        terms.slow_start_ms = if want.chance(500) { 0 } else { want.range(1_000, 4_000) as u32 };
+    }
+    for target in targets {
+        target.max = want.range(1, 4) as u32;
+        target.weight = target.weight.max(1);
+        target.backup = false;
     }
 }
 

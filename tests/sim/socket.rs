@@ -45,8 +45,9 @@ pub struct Socket {
     /// The pool it came to, and which of its servers were in the plan.
     pub pool: usize,
     pub members: Vec<usize>,
-    /// Those of them that were there from its beginning on.
-    pub constant: Vec<usize>,
+    /// How many scenes there had been when it was accepted, and whether its door was closed by then.
+    pub scene: u64,
+    pub is_late: bool,
     /// The session it belongs to.
     pub pair: Option<usize>,
     /// What it says first, if it is a server of `kind = "mysql"`.
@@ -97,7 +98,8 @@ impl Socket {
             accepted: 0,
             pool: 0,
             members: Vec::new(),
-            constant: Vec::new(),
+            scene: 0,
+            is_late: false,
             pair: None,
             greeting: None,
             flights: Vec::new(),

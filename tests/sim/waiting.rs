@@ -11,6 +11,9 @@ impl World {
     /// Who goes to a server that has not warmed up so far finds no room elsewhere.
     pub fn check_overflow(&self, number: usize, index: usize) {
         let pair = &self.pairs[number];
+        if self.is_stray(pair.client) {
+            return;
+        }
         let tried = |other: usize| pair.attempts.iter().any(|attempt| attempt.target == other);
         for other in self.socks[pair.client].members.iter().copied().filter(|other| *other != index) {
             let target = &self.targets[other];
@@ -36,9 +39,20 @@ impl World {
         for (other, earlier) in self.pairs[..number].iter().enumerate() {
             let waits = !earlier.over && earlier.attempts.is_empty() && earlier.lane == pair.lane;
             let earlier = &self.socks[earlier.client];
-            let same = earlier.members == client.members && earlier.constant == client.constant;
+            // Whatever scenes a worker took up since, or missed, it did so for both.
+            let alike = earlier.scene == client.scene && (earlier.far == client.far || client.scene == self.scenes);
+            let same = alike && earlier.members == client.members && !earlier.is_late && !client.is_late;
             assert!(!(waits && same), "session {number} is served before session {other}, which waits");
         }
+    }
+
+    /// Its listener is gone, or leads elsewhere: which of the scenes before that its worker took up last is not known here, for it
+    /// may miss some.
+    fn is_stray(&self, client: usize) -> bool {
+        let Far::Client { door } = self.socks[client].far else { return false };
+        let (listener, pool) = (self.doors[door].listener, self.socks[client].pool);
+        let leads = |other: &SimDoor| other.open && other.listener == listener && other.pool == pool;
+        self.socks[client].is_late || !self.doors.iter().any(leads)
     }
 
     /// Who waits, and has tried nobody, goes on under the new plan, if that leads to the same pool.
@@ -50,7 +64,6 @@ impl World {
             let Far::Client { door } = client.far else { continue };
             if self.doors[door].listener == *listener && client.pool == *pool {
                 client.members.clone_from(members);
-                client.constant.retain(|index| members.contains(index));
             }
         }
     }
@@ -66,33 +79,39 @@ impl World {
             }
             waiting += 1;
             let client = &self.socks[pair.client];
-            let untried = |index: &&usize| pair.attempts.iter().all(|attempt| attempt.target != **index);
-            let takes = |index: &&usize| {
-                let target = &self.targets[**index];
-                target.weight > 0 && target.standing == Standing::Ready && target.health != Health::Down
-            };
-            // One that was served before its worker took up a new plan goes on under the old.
-            let members = if pair.attempts.is_empty() { &client.members } else { &client.constant };
-            let usable: Vec<usize> = members.iter().filter(untried).filter(takes).copied().collect();
-            let class = |index: &usize| self.targets[*index].grade();
-            let best = usable.iter().map(class).min();
-            let room = usable.iter().find(|index| {
-                let target = &self.targets[**index];
-                // Who waits for a rate looks at times.
-                let (_, slack_ns) = target.pace_ns();
-                let late_ns = 2_000_000 + 2 * self.faults.sluggish_ns + 2 * self.faults.latency_ns;
-                let soon = target.rate.is_some() && target.due_ns + late_ns > self.now + slack_ns;
-                let places = target.places().is_none_or(|places| self.open_to(**index) < places);
-                Some(class(index)) == best && places && !soon
-            });
-            if let Some(room) = room {
-                panic!("session {number} waits though there is room on {}", self.targets[*room].name);
-            }
             let terms = &self.pools[client.pool];
             assert!(terms.queue_limit > 0, "session {number} waits for nothing");
             let slack = TICK_NS + 2 * self.faults.latency_ns + 2 * self.faults.sluggish_ns;
             let late = self.now > pair.bereft_ns + terms.queue_ns + slack;
             assert!(!late, "session {number} waits for ever");
+            // Who has tried somebody keeps its plan.
+            let newest = client.scene == self.scenes || pair.scene < self.scenes;
+            let is_known = match pair.attempts.is_empty() {
+                true => newest && !self.is_stray(pair.client),
+                false => pair.began_at_once,
+            };
+            if !is_known {
+                continue;
+            }
+            let untried = |index: &&usize| pair.attempts.iter().all(|attempt| attempt.target != **index);
+            let takes = |index: &&usize| {
+                let target = &self.targets[**index];
+                target.weight > 0 && target.standing == Standing::Ready && target.health != Health::Down
+            };
+            let class = |index: &usize| self.targets[*index].grade();
+            let has_room = |index: &&usize| {
+                let target = &self.targets[**index];
+                // Who waits for a rate looks at times.
+                let (_, slack_ns) = target.pace_ns();
+                let late_ns = 2_000_000 + 2 * self.faults.sluggish_ns + 2 * self.faults.latency_ns;
+                let soon = target.rate.is_some() && target.due_ns + late_ns > self.now + slack_ns;
+                target.places().is_none_or(|places| self.open_to(**index) < places) && !soon
+            };
+            let usable = || client.members.iter().filter(untried).filter(takes);
+            let best = usable().map(class).min();
+            if let Some(&room) = usable().filter(|index| Some(class(index)) == best).find(has_room) {
+                panic!("session {number} waits though there is room on {}", self.targets[room].name);
+            }
         }
         if waiting > 0 {
             self.see("a session waits for a place");

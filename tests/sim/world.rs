@@ -26,6 +26,8 @@ const SOCK_BASE: i32 = 1_000_000;
 const EXTRA: u64 = 0x6A09_E667_F3BC_C911;
 /// Keeps haste apart in the same way.
 const HASTE: u64 = 0xBB67_AE85_84CA_A73B;
+/// Keeps want apart in the same way.
+const WANT: u64 = 0x3C6E_F372_FE94_F82B;
 
 /// Lines of what happened; `None` while nobody reads them.
 #[derive(Clone, Default)]
@@ -128,6 +130,9 @@ pub struct World {
     pub classic: bool,
     /// For [`Errand::Haste`].
     pub haste: Rng,
+    /// For runs in want: places are few, clients many, and servers go and come back.
+    pub want: Rng,
+    pub is_in_want: bool,
     pub faults: Faults,
     pub trace: Trace,
     pub socks: Vec<Socket>,
@@ -145,6 +150,8 @@ pub struct World {
     errands: u64,
     /// What is done is held against what must hold (`oracle`); not by scripts that do what no shard would.
     pub judged: bool,
+    /// Scenes published so far.
+    pub scenes: u64,
     /// Letters about a new scene that are still to be sent.
     pub letters: usize,
     /// No peer does anything any more.
@@ -162,12 +169,16 @@ impl World {
     pub fn new(mut rng: Rng, workers: usize, trace: Trace) -> Self {
         let faults = Faults::draw(&mut rng);
         let mut extra = Rng::new(rng.peek() ^ EXTRA);
+        let mut want = Rng::new(rng.peek() ^ WANT);
+        let classic = extra.chance(500);
         Self {
             now: 1_000_000_000 + rng.below(1 << 40),
             dice: Rng::new(rng.peek()),
-            classic: extra.chance(500),
+            classic,
             extra,
             haste: Rng::new(rng.peek() ^ HASTE),
+            is_in_want: !classic && want.chance(200),
+            want,
             rng,
             faults,
             trace,
@@ -183,6 +194,7 @@ impl World {
             agenda: BinaryHeap::new(),
             errands: 0,
             judged: true,
+            scenes: 0,
             letters: 0,
             frozen: false,
             stopped: false,
