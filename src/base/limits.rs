@@ -99,6 +99,16 @@ pub const ROLL_MAX: usize = 1000;
 pub const KILLS_MAX: usize = 1000;
 /// Commands that may wait for the conductor.
 pub const COMMANDS_MAX: usize = 64;
+/// Events that are kept for whoever looks.
+pub const EVENTS_MAX: usize = 200;
+/// Samples of what goes on that are kept, one a second: five minutes, at some 100 bytes each.
+pub const SAMPLES_MAX: usize = 300;
+/// Clients that may watch at once (`/v1/events`), on both sockets together: enough connections are left to ask for something.
+pub const WATCHERS_MAX: usize = 16;
+/// Frames of a second that may wait for one of them.
+pub const FRAMES_MAX: usize = 4;
+/// Lines of the difference a reload made that are kept; the rest are counted.
+pub const CHANGES_MAX: usize = 100;
 /// Largest answer a verb takes from a daemon, in bytes: metrics of ten thousand servers are some 20 MB.
 pub const ANSWER_MAX: usize = 64 * 1024 * 1024;
 
@@ -192,7 +202,7 @@ const fn bound(what: &'static str, most: Most, cost: &'static str, then: &'stati
 }
 
 /// The bounds an operator can meet.
-pub const TABLE: [Bound; 27] = [
+pub const TABLE: [Bound; 28] = [
     bound(
         "sessions",
         Most::Key("max_connections"),
@@ -271,6 +281,12 @@ pub const TABLE: [Bound; 27] = [
         count(ADMIN_CONNECTIONS_MAX),
         "a descriptor",
         "they wait in the kernel's queue",
+    ),
+    bound(
+        "clients that watch (`/v1/events`, the status page)",
+        count(WATCHERS_MAX),
+        "an admin connection, 4 frames",
+        "503; one that does not read for 10 s is dropped",
     ),
     bound("head of an admin request", bytes(ADMIN_HEAD_MAX), "", "431"),
     bound("body of an admin request", bytes(ADMIN_BODY_MAX), "", "413"),

@@ -98,9 +98,30 @@ impl Diff {
         self.settings.is_empty() && self.listeners.is_empty() && self.pools.is_empty()
     }
 
+    /// The same for everybody's eyes: of a check, which may say a password or a secret path, only its kind.
+    #[must_use]
+    pub fn without_secrets(mut self) -> Self {
+        let settings = self.pools.iter_mut().flat_map(|pool| &mut pool.settings);
+        for setting in settings.filter(|setting| setting.key == "check") {
+            setting.from = kind_of_check(&setting.from);
+            let to = kind_of_check(&setting.to);
+            setting.to = if to == setting.from { "with other terms".to_owned() } else { to };
+        }
+        self
+    }
+
     /// Keys that a reload leaves as they are, because the process must start anew for them.
     pub fn needs_restart(&self) -> impl Iterator<Item = &Setting> {
         self.settings.iter().filter(|setting| setting.needs_restart)
+    }
+}
+
+/// The kind of a printed check, which comes first in it.
+fn kind_of_check(printed: &str) -> String {
+    match printed.strip_prefix("{ ").and_then(|rest| rest.split([',', ' ', '}']).next().zip(rest.split('"').nth(1))) {
+        Some(("type", kind)) => format!("{{ type = \"{kind}\", … }}"),
+        Some(_) => "{ … }".to_owned(),
+        None => none(),
     }
 }
 
@@ -499,6 +520,23 @@ mod tests {
         let json = serde_json::to_value(between(OLD, NEW)).expect("plain data");
         assert_eq!(json["listeners"][1]["change"], "removed");
         assert_eq!(json["settings"][0]["needs_restart"], true);
+    }
+
+    #[test]
+    fn of_a_check_others_see_only_its_kind() {
+        let with = |check: &str| OLD.replace("[pools.web]", &format!("[pools.web]\ncheck = {{ {check} }}"));
+        let redis = |secret| with(&format!("type = \"send-expect\", send = \"AUTH {secret}\", expect = \"+OK\""));
+        let lines = |old: &str, new: &str| between(old, new).without_secrets().to_string();
+        assert_eq!(
+            lines(&redis("hunter2"), &redis("s3cret")),
+            "~ pool web: check { type = \"send-expect\", … } → with other terms\n"
+        );
+        assert_eq!(
+            lines(OLD, &with("type = \"http\", path = \"/health?token=s3cret\"")),
+            "~ pool web: check none → { type = \"http\", … }\n"
+        );
+        assert!(between(&redis("hunter2"), OLD).to_string().contains("hunter2"), "the operator sees all of it");
+        assert_eq!(lines(OLD, NEW), between(OLD, NEW).to_string());
     }
 
     #[test]

@@ -151,6 +151,8 @@ pub struct Bulletin {
     pub last_check: String,
     /// How long that took.
     pub last_took: Duration,
+    /// How far it is behind its source, in seconds, where it said so when it was last asked.
+    pub lag_s: Option<u32>,
 }
 
 /// [`ServerLedger::warmth`] of a server that does not ramp.
@@ -283,6 +285,7 @@ impl ServerLedger {
                 reason: String::new(),
                 last_check: String::new(),
                 last_took: Duration::ZERO,
+                lag_s: None,
             }),
         }
     }

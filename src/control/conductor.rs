@@ -10,7 +10,6 @@ use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval, interval_at, sleep, sleep_until};
 
@@ -18,7 +17,7 @@ use crate::base::pulse::Pulse;
 use crate::dataplane::commons::{Door, Scene, monotonic_ns};
 use crate::dataplane::roll::{Roll, Task, Whose};
 use crate::observe::event::Event;
-use crate::observe::panel::Panel;
+use crate::observe::panel::{LastReload, Panel};
 use crate::observe::pen::Style;
 use crate::observe::writer::{Log, LogThread};
 use crate::sys::limits;
@@ -32,7 +31,7 @@ use super::fleet::{Fleet, Word};
 use super::pace::Pace;
 use super::prober::{Order, Prober};
 use super::ramps::Ramps;
-use super::reload::{Answer, Prepared, Workshop, changes, needs_restart};
+use super::reload::{Answer, Prepared, Workshop, changes, needs_restart, places};
 use super::shortage;
 use super::signals::{Signal, Signals};
 use super::source::Source;
@@ -96,7 +95,7 @@ pub(super) fn conduct(
     booted: impl FnOnce(&Arc<Panel>),
 ) -> Result<(), Failure> {
     let Booted { text, runtime, panel, log, log_thread, fleet, workshop, admin } = boot(&source, &habits)?;
-    let board = Arc::new(Board { panel, text: ArcSwap::from_pointee(text), source: source.name(), commands });
+    let board = Arc::new(Board::new(panel, text, source.name(), commands));
     let start = |cause| Failure::Start { what: "the conductor", cause };
     let wanted = runtime;
     let (runtime, open) = wanted.open().map_err(start)?;
@@ -393,6 +392,8 @@ impl Conductor {
             self.before = Some(self.board.text.swap(Arc::new(text)));
         }
         panel.reloads.applied();
+        let shown = changes(&diff.clone().without_secrets());
+        panel.reloads.remember(LastReload::now(true, plan.generation, shown));
         self.log.restyle(Style::of(&plan.log), sink);
         let answer = Answer {
             applied: true,
@@ -427,6 +428,7 @@ impl Conductor {
         let panel = &self.board.panel;
         panel.reloads.refused();
         let answer = Answer::refused(panel.commons.scene.load().plan.generation, failure);
+        panel.reloads.remember(LastReload::now(false, answer.generation, places(failure)));
         for line in answer.complaints.iter().take(LINES_MAX) {
             self.log.say(Event::error("complaint", line.as_str()));
         }

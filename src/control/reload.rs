@@ -160,6 +160,21 @@ pub(super) fn changes(diff: &Diff) -> Vec<String> {
     diff.to_string().lines().map(|line| line.trim_end().to_owned()).filter(|line| !line.is_empty()).collect()
 }
 
+/// Where a configuration is wrong, for everybody's eyes: what is written there may be a secret. Other failures say nothing
+/// of it.
+pub(super) fn places(failure: &Failure) -> Vec<String> {
+    let lines = failure.lines();
+    if !matches!(failure, Failure::Invalid(_)) {
+        return lines;
+    }
+    lines.iter().map(|line| place(line).to_owned()).collect()
+}
+
+/// `FILE:LINE:COLUMN` of a complaint.
+fn place(line: &str) -> &str {
+    line.split_once(": ").map_or("the file", |(place, _)| place)
+}
+
 /// What only a restart brings, one line each.
 pub(super) fn needs_restart(diff: &Diff) -> Vec<String> {
     diff.needs_restart().map(|setting| format!("{} stays {} until a restart", setting.key, setting.from)).collect()
@@ -239,6 +254,8 @@ mod tests {
                 let answer = Answer::refused(1, &failure);
                 assert_eq!(answer.kind, Some(kind));
                 assert!(answer.complaints.iter().any(|line| line.contains(part)), "{answer:?}");
+                let shown = places(&failure);
+                assert_eq!(shown.iter().any(|line| line == "t.toml:5:1"), kind == Kind::Config, "{shown:?}");
             }
         });
     }

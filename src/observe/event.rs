@@ -102,6 +102,16 @@ impl Event {
         self
     }
 
+    /// The word that scripts look for.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// What there is to say, for people.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// How much it matters.
     pub fn level(&self) -> Level {
         self.level

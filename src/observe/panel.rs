@@ -1,12 +1,16 @@
 //! What metrics and status are read from: the commons of the workers, and what the conductor says of itself.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
+use crate::base::limits::CHANGES_MAX;
 use crate::dataplane::commons::Commons;
 
 use super::event::unix_ns;
+use super::history::History;
 use super::writer::LogTally;
 
 /// Everything an observer looks at. The conductor writes, anybody reads.
@@ -20,8 +24,10 @@ pub struct Panel {
     pub started: SystemTime,
     /// How reloads went.
     pub reloads: ReloadTally,
-    /// What the log lost.
+    /// What the log lost, and was told last.
     pub log: Arc<LogTally>,
+    /// What led here; nobody but the admin server adds to it.
+    history: Mutex<History>,
     /// True from the first TERM on: `/readyz` says no.
     draining: AtomicBool,
 }
@@ -42,6 +48,31 @@ pub struct ReloadTally {
     applied_unix_ns: AtomicU64,
     applied: AtomicU64,
     refused: AtomicU64,
+    last: Mutex<Option<LastReload>>,
+}
+
+/// What became of the last reload, as far as anybody may know: without what may hold a secret.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastReload {
+    /// When, in milliseconds since 1970.
+    pub unix_ms: u64,
+    /// Whether the new configuration came into force.
+    pub applied: bool,
+    /// The one in force since then.
+    pub generation: u64,
+    /// What changed, or where what was refused is wrong; one line each.
+    pub lines: Vec<String>,
+    /// Lines that are not shown.
+    pub more: u64,
+}
+
+impl LastReload {
+    /// One that ended now with so many lines.
+    pub fn now(applied: bool, generation: u64, mut lines: Vec<String>) -> Self {
+        let more = lines.len().saturating_sub(CHANGES_MAX) as u64;
+        lines.truncate(CHANGES_MAX);
+        Self { unix_ms: unix_ns(SystemTime::now()) / 1_000_000, applied, generation, lines, more }
+    }
 }
 
 impl Panel {
@@ -57,10 +88,18 @@ impl Panel {
                 applied_unix_ns: AtomicU64::new(unix_ns(started)),
                 applied: AtomicU64::new(0),
                 refused: AtomicU64::new(0),
+                last: Mutex::default(),
             },
             log,
+            history: Mutex::default(),
             draining: AtomicBool::new(false),
         }
+    }
+
+    /// What led here.
+    pub fn history(&self) -> MutexGuard<'_, History> {
+        // A history that somebody left in the middle of a change lacks a sample, no more.
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Since the start.
@@ -80,6 +119,16 @@ impl Panel {
 }
 
 impl ReloadTally {
+    /// What became of the last one; `None` when there was none since the start.
+    pub fn last(&self) -> Option<LastReload> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Remembers what became of one.
+    pub fn remember(&self, reload: LastReload) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(reload);
+    }
+
     /// A new plan is in force.
     pub fn applied(&self) {
         self.applied.fetch_add(1, Ordering::Relaxed);

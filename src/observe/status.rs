@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use crate::base::histogram::{BOUNDS_US, Histogram};
 use crate::config::ledger::PoolTally;
 use crate::config::plan::{Listener, Pool, Server};
-use crate::dataplane::ending::{ConnectResult, Ending, Refusal};
+use crate::dataplane::ending::{ConnectResult, Ending};
 
+use super::history::{Buckets, History, failures, rejected};
 use super::metrics::{merged, role, sessions_open, state};
 use super::panel::Panel;
 use super::process::usage;
@@ -96,6 +97,9 @@ pub struct ListenerStatus {
     pub bytes_in: u64,
     /// Bytes from servers to clients.
     pub bytes_out: u64,
+    /// Sessions that failed, and connections that were refused.
+    #[serde(default)]
+    pub failed: u64,
     /// Ended sessions by reason; reasons that never came are left out.
     pub ended: BTreeMap<String, u64>,
 }
@@ -117,11 +121,17 @@ pub struct PoolStatus {
     pub first_byte: Latency,
     /// Length of sessions.
     pub session: Latency,
+    /// As `connect`, of the last minute alone.
+    #[serde(default)]
+    pub connect_lately: Latency,
+    /// As `first_byte`, of the last minute alone.
+    #[serde(default)]
+    pub first_byte_lately: Latency,
     /// In the order of the file.
     pub servers: Vec<ServerStatus>,
 }
 
-/// A distribution of durations since the start, estimated from buckets.
+/// A distribution of durations, since the start unless it says otherwise, estimated from buckets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Latency {
     /// How many.
@@ -175,6 +185,9 @@ pub struct ServerStatus {
     /// `primary`, `replica` or `none`; empty in a pool without roles.
     #[serde(default)]
     pub role: String,
+    /// How far a replica was behind when it was last asked, in seconds; `null` where that is not known.
+    #[serde(default)]
+    pub lag_s: Option<u32>,
 }
 
 /// Reads the panel.
@@ -184,6 +197,7 @@ pub fn status(panel: &Panel) -> Status {
     let usage = usage();
     let (reloads_applied, reloads_refused) = panel.reloads.counts();
     let dropped: u64 = desks.iter().map(|desk| desk.tally.records_dropped.read()).sum();
+    let history = panel.history();
     Status {
         version: env!("CARGO_PKG_VERSION").into(),
         pid: std::process::id(),
@@ -213,7 +227,7 @@ pub fn status(panel: &Panel) -> Status {
             })
             .collect(),
         listeners: scene.plan.listeners.iter().map(|l| listener(l)).collect(),
-        pools: scene.plan.pools.iter().map(|p| pool(p)).collect(),
+        pools: scene.plan.pools.iter().map(|p| pool(p, &history)).collect(),
     }
 }
 
@@ -226,9 +240,10 @@ fn listener(listener: &Listener) -> ListenerStatus {
         pool: listener.pool.name.to_string(),
         sessions: sessions_open(listener),
         accepted: tally.sum(|t| t.accepted.read()),
-        rejected: Refusal::ALL.iter().map(|&why| tally.sum(|t| t.rejected[why as usize].read())).sum(),
+        rejected: rejected(listener),
         bytes_in: tally.sum(|t| t.bytes_in.read()),
         bytes_out: tally.sum(|t| t.bytes_out.read()),
+        failed: failures(listener),
         ended: Ending::ALL
             .into_iter()
             .map(|why| (why.reason().to_owned(), ended(why)))
@@ -237,7 +252,8 @@ fn listener(listener: &Listener) -> ListenerStatus {
     }
 }
 
-fn pool(pool: &Pool) -> PoolStatus {
+fn pool(pool: &Pool, history: &History) -> PoolStatus {
+    let (connect_lately, first_byte_lately) = history.lately(pool);
     let has_roles = pool.care.check.as_ref().is_some_and(|check| check.roles.is_some());
     PoolStatus {
         name: pool.name.to_string(),
@@ -247,6 +263,8 @@ fn pool(pool: &Pool) -> PoolStatus {
         connect: latency(pool, |tally| &tally.connect),
         first_byte: latency(pool, |tally| &tally.first_byte),
         session: latency(pool, |tally| &tally.session),
+        connect_lately,
+        first_byte_lately,
         servers: pool.servers.iter().map(|s| server(s, has_roles)).collect(),
     }
 }
@@ -274,17 +292,22 @@ fn server(server: &Server, has_roles: bool) -> ServerStatus {
         last_check_us: u64::try_from(bulletin.last_took.as_micros()).unwrap_or(u64::MAX),
         ejections: server.ledger.ejections.read(),
         role: if has_roles { role(server).into() } else { String::new() },
+        lag_s: bulletin.lag_s.filter(|_| has_roles),
     }
 }
 
 fn latency<'p>(pool: &'p Pool, figure: impl Fn(&'p PoolTally) -> &'p Histogram) -> Latency {
-    let (counts, _) = merged(&pool.ledger, figure);
-    Latency { count: counts.iter().sum(), p50_us: quantile(&counts, 0.5), p99_us: quantile(&counts, 0.99) }
+    latency_of(&merged(&pool.ledger, figure).0)
+}
+
+/// What a distribution comes to.
+pub(super) fn latency_of(counts: &Buckets) -> Latency {
+    Latency { count: counts.iter().sum(), p50_us: quantile(counts, 0.5), p99_us: quantile(counts, 0.99) }
 }
 
 /// The duration that a share of all do not exceed, taking those of a bucket as spread evenly. What lies in the last bucket
 /// counts as its lower bound.
-fn quantile(counts: &[u64; BOUNDS_US.len() + 1], share: f64) -> Option<u64> {
+fn quantile(counts: &Buckets, share: f64) -> Option<u64> {
     let total: u64 = counts.iter().sum();
     let rank = total as f64 * share;
     let (mut below, mut lower) = (0, 0);

@@ -17,6 +17,7 @@ use crate::dataplane::commons::{Commons, monotonic_ns};
 
 use super::event::{Event, unix_ns};
 use super::pen::{Pen, Style};
+use super::recent::Recent;
 use super::sink::Sink;
 
 /// Pauses between rounds: nothing to do, some, a lot, and a sink that takes nothing.
@@ -29,9 +30,11 @@ const COMPLAINT_EVERY: Duration = Duration::from_secs(60);
 /// How long the last lines may take when the daemon ends.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// What the log lost. Records that workers dropped are counted by them.
+/// What the log lost, and the last it was told. Records that workers dropped are counted by them.
 #[derive(Debug, Default)]
 pub struct LogTally {
+    /// The last events, whether or not they could be written.
+    pub recent: Recent,
     events_dropped: AtomicU64,
 }
 
@@ -80,6 +83,7 @@ pub fn open() -> (Log, Inbox) {
 impl Log {
     /// Says something.
     pub fn say(&self, event: Event) {
+        self.tally.recent.keep(&event);
         self.send(Letter::Say(Box::new(event)));
     }
 
@@ -252,7 +256,9 @@ impl Writer {
                 while !self.is_full()
                     && let Some(note) = desk.notes.pop()
                 {
-                    self.write_event(&Event::of_note(worker, &note));
+                    let event = Event::of_note(worker, &note);
+                    self.tally.recent.keep(&event);
+                    self.write_event(&event);
                 }
                 for _ in 0..RECORDS_TURN_MAX {
                     if self.is_full() {

@@ -75,6 +75,7 @@ impl Council {
     /// A round of questions to a server has come to an end.
     pub(super) fn hear(&self, ward: &Ward, outcome: &Outcome, office: &Office) {
         let (pool, _) = ward.place();
+        ward.ledger.bulletin().lag_s = outcome.report.as_ref().and_then(|report| report.replication.lag_s());
         let mut seats = self.seats.borrow_mut();
         let Some(seating) = seats.get_mut(&pool.name) else { return };
         let Some(index) = seating.ids.iter().position(|id| *id == ward.id()) else { return };

@@ -52,6 +52,16 @@ pub enum Replication {
     },
 }
 
+impl Replication {
+    /// How far it is behind, in seconds, where it says so.
+    pub fn lag_s(&self) -> Option<u32> {
+        match *self {
+            Replication::From { lag_s, .. } => lag_s,
+            Replication::None | Replication::Hidden => None,
+        }
+    }
+}
+
 /// Which forms of the questions a server knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Dialect {
