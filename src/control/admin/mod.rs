@@ -4,6 +4,8 @@
 //! size and time of a request, time of a whole connection. It asks the conductor for things by [`Command`]; it never
 //! touches a worker.
 
+mod feed;
+mod page;
 mod routes;
 mod server;
 mod sockets;
@@ -21,7 +23,9 @@ use super::steer::{Refused, ServerChange, ServerChanged};
 
 pub(super) use crate::base::limits::COMMANDS_MAX;
 
-pub use self::routes::{Info, Problem};
+use self::feed::Feed;
+
+pub use self::routes::{History, Info, Problem};
 pub use self::server::conversation;
 pub(super) use self::server::serve;
 pub(super) use self::sockets::AdminSockets;
@@ -97,4 +101,13 @@ pub(super) struct Board {
     /// What the source is called.
     pub(super) source: String,
     pub(super) commands: mpsc::Sender<Command>,
+    /// Those who watch.
+    feed: Arc<Feed>,
+}
+
+impl Board {
+    /// A board with nobody who watches.
+    pub(super) fn new(panel: Arc<Panel>, text: String, source: String, commands: mpsc::Sender<Command>) -> Self {
+        Self { panel, text: ArcSwap::from_pointee(text), source, commands, feed: Arc::default() }
+    }
 }

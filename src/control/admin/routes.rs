@@ -2,10 +2,12 @@
 //!
 //! | path | |
 //! |---|---|
-//! | `GET /` | the status table |
+//! | `GET /` | the status: a page for browsers, a table for everybody else |
 //! | `GET /metrics` | Prometheus |
 //! | `GET /livez`, `/readyz` | 200, or 503 while draining (`/readyz`) |
 //! | `GET /v1/status`, `/v1/info` | JSON |
+//! | `GET /v1/history` | the last five minutes, the last events and the last reload: [`History`] |
+//! | `GET /v1/events` | what the status page shows, as it changes; `text/event-stream` |
 //! | `GET /v1/explain?listener=NAME&source=IP` | which server a client would get, and why no other; JSON |
 //! | `GET /v1/config` | the text of the configuration in force; unix socket only, for it may hold secrets |
 //! | `GET /v1/sessions?listener=NAME&server=POOL/SERVER&source=CIDR&limit=N` | sessions that live; JSON; unix socket only, for it tells who the clients are |
@@ -15,11 +17,13 @@
 //! | `POST /v1/reload` | reads the configuration again and says how that went; unix socket only. `?wait` answers when removed addresses are closed |
 
 use std::convert::Infallible;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
+use hyper::header::{REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -30,15 +34,20 @@ use crate::control::reload::Answer;
 use crate::control::sessions::{self, Kill};
 use crate::control::steer::{Refused, ServerChange};
 use crate::dataplane::roll::{Called, Task, Whose};
+use crate::observe::history::Sample;
 use crate::observe::metrics::{self, Dialect};
-use crate::observe::panel::Panel;
+use crate::observe::panel::{LastReload, Panel};
+use crate::observe::recent::Told;
 use crate::observe::status::status;
 
-use super::server::READING;
+use super::feed::Answered;
+use super::page::{self, PAGE};
+use super::server::{Lease, READING};
 use super::{Board, Command, Peer};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
+const EVENTS: &str = "text/event-stream; charset=utf-8";
 
 /// What a caller may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,10 +93,26 @@ pub struct Problem {
     pub error: String,
 }
 
-type Reply = Response<Full<Bytes>>;
+/// `/v1/history`: what led here.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct History {
+    /// One a second, the oldest first.
+    pub samples: Vec<Sample>,
+    /// The oldest first.
+    pub events: Vec<Told>,
+    /// What became of the last reload; `null` when there was none.
+    pub reload: Option<LastReload>,
+}
+
+type Reply = Response<Answered>;
 
 /// Answers one request.
-pub(super) async fn answer(request: Request<Incoming>, rights: Rights, board: Arc<Board>) -> Result<Reply, Infallible> {
+pub(super) async fn answer(
+    request: Request<Incoming>,
+    rights: Rights,
+    board: Arc<Board>,
+    lease: Rc<Lease>,
+) -> Result<Reply, Infallible> {
     let (head, body) = request.into_parts();
     let wants_text = head.headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("").to_owned();
     if let Some(refusal) = refuse(&head.method, head.uri.path(), rights) {
@@ -108,13 +133,28 @@ pub(super) async fn answer(request: Request<Incoming>, rights: Rights, board: Ar
         (SERVER, Rights::All { by }) => change_server(&board, &body, by).await,
         (KILL, Rights::All { by }) => kill(&board, &body, by).await,
         ("/v1/sessions", _) => sessions(&board, head.uri.query().unwrap_or_default()).await,
+        ("/v1/events", _) if head.method == Method::GET => {
+            let last = head.headers.get("last-event-id").and_then(|last| last.to_str().ok());
+            watch(&board, last, lease)
+        }
         ("/v1/explain", _) => explain(head.uri.query().unwrap_or_default(), &board),
         _ => look(path, &wants_text, &board),
     })
 }
 
-const LOOKS: [&str; 9] =
-    ["/", "/metrics", "/livez", "/readyz", "/v1/status", "/v1/info", "/v1/config", "/v1/explain", "/v1/sessions"];
+const LOOKS: [&str; 11] = [
+    "/",
+    "/metrics",
+    "/livez",
+    "/readyz",
+    "/v1/status",
+    "/v1/info",
+    "/v1/history",
+    "/v1/events",
+    "/v1/config",
+    "/v1/explain",
+    "/v1/sessions",
+];
 const RELOAD: &str = "/v1/reload";
 const ROLLBACK: &str = "/v1/rollback";
 const SERVER: &str = "/v1/server";
@@ -132,7 +172,7 @@ fn refuse(method: &Method, path: &str, rights: Rights) -> Option<Reply> {
     }
     if !allowed.split(", ").any(|allowed| allowed == method.as_str()) {
         let mut refusal = problem(StatusCode::METHOD_NOT_ALLOWED, &format!("{path} takes {allowed}"));
-        refusal.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static(allowed));
+        refusal.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
         return Some(refusal);
     }
     None
@@ -158,9 +198,38 @@ fn look(path: &str, accept: &str, board: &Board) -> Reply {
         "/readyz" => reply(StatusCode::OK, TEXT, "ready\n"),
         "/v1/status" => json(StatusCode::OK, &status(panel)),
         "/v1/info" => json(StatusCode::OK, &info(board, panel)),
+        "/v1/history" => json(StatusCode::OK, &history(panel)),
+        "/v1/events" => reply(StatusCode::OK, EVENTS, ""),
         "/v1/config" => reply(StatusCode::OK, TEXT, board.text.load().to_string()),
+        _ if page::is_wanted(accept) => the_page(),
         _ => reply(StatusCode::OK, TEXT, status(panel).table()),
     }
+}
+
+/// The status page. Nothing but what is in it may run, and nobody may frame it.
+fn the_page() -> Reply {
+    let mut page = reply(StatusCode::OK, "text/html; charset=utf-8", PAGE.html.as_str());
+    let headers = page.headers_mut();
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_str(&PAGE.policy).expect("it is ASCII"));
+    headers.insert(VARY, HeaderValue::from_static("accept"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    page
+}
+
+/// The stream for one who watches.
+fn watch(board: &Board, last: Option<&str>, lease: Rc<Lease>) -> Reply {
+    match board.feed.watch(&board.panel, last, lease) {
+        Some(watch) => {
+            let mut stream = reply(StatusCode::OK, EVENTS, "");
+            *stream.body_mut() = Answered::Stream(watch);
+            stream
+        }
+        None => problem(StatusCode::SERVICE_UNAVAILABLE, "as many watch as may; try again"),
+    }
+}
+
+fn history(panel: &Panel) -> History {
+    History { samples: panel.history().after(0), events: panel.log.recent.after(0), reload: panel.reloads.last() }
 }
 
 fn explain(query: &str, board: &Board) -> Reply {
@@ -281,11 +350,12 @@ fn json(status: StatusCode, value: &impl Serialize) -> Reply {
 }
 
 fn reply(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Reply {
-    let mut reply = Response::new(Full::new(body.into()));
+    let mut reply = Response::new(Answered::Whole(Full::new(body.into())));
     *reply.status_mut() = status;
     let headers = reply.headers_mut();
-    headers.insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
-    headers.insert(CACHE_CONTROL, hyper::header::HeaderValue::from_static("no-store"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     reply
 }
 
@@ -296,8 +366,7 @@ mod tests {
 
     fn board() -> Board {
         let (commands, _) = tokio::sync::mpsc::channel(1);
-        let text = arc_swap::ArcSwap::from_pointee("# the file\n".to_owned());
-        Board { panel: panel(), text, source: "t.toml".into(), commands }
+        Board::new(panel(), "# the file\n".into(), "t.toml".into(), commands)
     }
 
     fn code(method: Method, path: &str, rights: Rights) -> u16 {
@@ -335,5 +404,17 @@ mod tests {
         for path in LOOKS {
             assert_eq!(look(path, "", &board).status(), 200, "{path}");
         }
+    }
+
+    #[test]
+    fn the_page_comes_with_a_policy_and_the_stream_only_where_it_runs() {
+        let board = board();
+        let page = look("/", "text/html", &board);
+        let policy = page.headers()[CONTENT_SECURITY_POLICY].to_str().expect("ASCII");
+        assert!(policy.starts_with("default-src 'none'; style-src 'sha256-"), "{policy}");
+        assert!(!policy.contains("unsafe"), "{policy}");
+        assert_eq!(look("/", "*/*", &board).headers()[CONTENT_TYPE], TEXT);
+        let lease = Rc::new(Lease::new(READING));
+        assert_eq!(watch(&board, None, lease).status(), 503, "nobody takes samples here");
     }
 }

@@ -1,23 +1,24 @@
 //! Taking connections, and bounding them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::sleep_until;
 
 use crate::base::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_HEAD_MAX};
 use crate::observe::panel::Panel;
 
+use super::feed;
 use super::routes::{self, Rights};
 use super::{AdminSockets, Board, Peer};
 
@@ -27,6 +28,10 @@ pub(super) const READING: Duration = Duration::from_secs(5);
 /// doors to close.
 const LIFE_TCP: Duration = Duration::from_secs(15);
 const LIFE_UNIX: Duration = Duration::from_secs(60);
+/// How long one who watches may take nothing.
+const WATCHING: Duration = Duration::from_secs(10);
+/// What the kernel keeps for a client over TCP that does not read, in bytes; it doubles it.
+const SEND_BUFFER: usize = 64 * 1024;
 /// Pause after accept failed for want of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -36,6 +41,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The sockets cannot be given to the runtime.
 pub(in crate::control) fn serve(sockets: &AdminSockets, board: &Arc<Board>) -> io::Result<()> {
     let spare = Spare::default();
+    if sockets.unix.is_some() || sockets.http.is_some() {
+        tokio::task::spawn_local(feed::run(Arc::clone(&board.feed), Arc::clone(&board.panel)));
+    }
     if let Some((unix, _)) = &sockets.unix {
         let listener = UnixListener::from_std(unix.try_clone()?)?;
         let (board, spare) = (Arc::clone(board), spare.clone());
@@ -64,7 +72,11 @@ pub(in crate::control) fn serve(sockets: &AdminSockets, board: &Arc<Board>) -> i
             loop {
                 let slot = slots.take().await;
                 match listener.accept().await {
-                    Ok((stream, _)) => converse(stream, Rights::Read, LIFE_TCP, Arc::clone(&board), slot),
+                    Ok((stream, _)) => {
+                        // Where it cannot be set, the kernel keeps more: its own limit holds.
+                        let _ = socket2::SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
+                        converse(stream, Rights::Read, LIFE_TCP, Arc::clone(&board), slot);
+                    }
                     Err(error) => {
                         drop(slot);
                         slots.recover(&error).await;
@@ -88,7 +100,9 @@ where
 }
 
 async fn talk(stream: impl AsyncRead + AsyncWrite + Unpin, rights: Rights, life: Duration, board: Arc<Board>) {
-    let service = service_fn(move |request| routes::answer(request, rights, Arc::clone(&board)));
+    let lease = Rc::new(Lease::new(life));
+    let held = Rc::clone(&lease);
+    let service = service_fn(move |request| routes::answer(request, rights, Arc::clone(&board), Rc::clone(&held)));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(READING)
@@ -96,16 +110,43 @@ async fn talk(stream: impl AsyncRead + AsyncWrite + Unpin, rights: Rights, life:
         .keep_alive(false)
         .half_close(true)
         .serve_connection(TokioIo::new(stream), service);
-    // What goes wrong with one conversation is the affair of whoever led it.
-    let _ = tokio::time::timeout(life, connection).await;
+    tokio::select! {
+        // What goes wrong with one conversation is the affair of whoever led it.
+        _ = connection => {}
+        () = lease.end() => {}
+    }
+}
+
+/// How long a connection may last: so long from its beginning, and while somebody watches, from the last time that was
+/// seen to read.
+#[derive(Debug)]
+pub(super) struct Lease {
+    until: Cell<Instant>,
+}
+
+impl Lease {
+    /// One that begins now.
+    pub(super) fn new(life: Duration) -> Self {
+        Self { until: Cell::new(Instant::now() + life) }
+    }
+
+    /// The client reads.
+    pub(super) fn renew(&self) {
+        self.until.set(Instant::now() + WATCHING);
+    }
+
+    async fn end(&self) {
+        while self.until.get() > Instant::now() {
+            sleep_until(self.until.get().into()).await;
+        }
+    }
 }
 
 /// All that the admin server says to a client that sends `said` and no more, while the configuration `text` is in force and
 /// the conductor is gone. For tests and fuzzing; nothing listens.
 pub fn conversation(panel: &Arc<Panel>, text: &str, said: &[u8], all_rights: bool) -> Vec<u8> {
     let (commands, _) = mpsc::channel(1);
-    let text = ArcSwap::from_pointee(text.to_owned());
-    let board = Arc::new(Board { panel: Arc::clone(panel), text, source: "text".into(), commands });
+    let board = Arc::new(Board::new(Arc::clone(panel), text.to_owned(), "text".into(), commands));
     let rights = if all_rights { Rights::All { by: None } } else { Rights::Read };
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() else {
         return Vec::new();
