@@ -18,6 +18,7 @@ mod harness;
 mod limits;
 mod logs;
 mod mysql;
+mod page;
 mod probe;
 mod prometheus;
 mod queue;

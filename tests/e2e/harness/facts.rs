@@ -181,16 +181,28 @@ pub fn cpu_of(pid: u32) -> Duration {
     cpu_by_thread(pid).values().sum()
 }
 
-/// Whether anybody listens on an IPv4 address, without connecting to it (`/proc/net/tcp`, in the network of this thread).
+/// Whether anybody listens on an IPv4 address, without connecting to it.
 pub fn is_listening(address: SocketAddr) -> bool {
+    const LISTEN: &str = "0A";
+    sockets_at(address, LISTEN) > 0
+}
+
+/// Connections at this end of an IPv4 address that nobody has closed.
+pub fn connections_at(address: SocketAddr) -> usize {
+    const ESTABLISHED: &str = "01";
+    sockets_at(address, ESTABLISHED)
+}
+
+/// Sockets of an address in a state (`/proc/net/tcp`, in the network of this thread).
+fn sockets_at(address: SocketAddr, state: &str) -> usize {
     let SocketAddr::V4(v4) = address else {
         panic!("{address} is not IPv4");
     };
     let local = format!("{:08X}:{:04X}", u32::from_ne_bytes(v4.ip().octets()), v4.port());
-    const LISTEN: &str = "0A";
     fs::read_to_string("/proc/thread-self/net/tcp")
         .expect("a table of sockets")
         .lines()
         .map(|line| line.split_whitespace().collect::<Vec<_>>())
-        .any(|words| words.get(1) == Some(&local.as_str()) && words.get(3) == Some(&LISTEN))
+        .filter(|words| words.get(1) == Some(&local.as_str()) && words.get(3) == Some(&state))
+        .count()
 }

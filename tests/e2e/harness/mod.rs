@@ -1,5 +1,6 @@
 //! What the tests stand on.
 
+pub mod browser;
 pub mod certificates;
 pub mod engine;
 pub mod facts;
