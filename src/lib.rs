@@ -23,7 +23,7 @@
 //! backtrace (where a stuck worker is),
 //! arc-swap (the published scene), crossbeam (mail, queues, padding), toml and serde (the file), strsim ("did you mean"), clap
 //! (the command line; clap_mangen and clap_complete its manual pages and completions), hyper (the admin server and its client), prometheus-client (the text of `/metrics`), sd-notify
-//! and caps (systemd, root), rustls, rustls-native-certs, aws-lc-rs and ed25519-dalek (TLS and logins of checks), mio and hdrhistogram (`ringway load`), thiserror and anyhow (errors).
+//! and caps (systemd, root), rustls, rustls-native-certs, aws-lc-rs and ed25519-dalek (TLS and logins of checks), mio and hdrhistogram (`ringway load`), ratatui (`ringway top`), thiserror and anyhow (errors).
 //!
 //! # The decisions
 //!

@@ -22,7 +22,7 @@ use crate::control::admin::Problem;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Which daemon to talk to.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct Target {
     /// The daemon's configuration, which names its admin socket.
     #[arg(short, long, value_name = "FILE")]
@@ -101,6 +101,14 @@ impl Target {
     /// The daemon that runs with the configuration `config`.
     pub fn of_config(config: PathBuf) -> Self {
         Self { config: Some(config), socket: None }
+    }
+
+    /// The same by its socket, so that the configuration is not read again.
+    ///
+    /// # Errors
+    /// The configuration does not say which.
+    pub fn fixed(&self) -> Result<Self, ClientError> {
+        Ok(Self { config: None, socket: Some(self.socket()?) })
     }
 
     /// `GET path`.

@@ -14,6 +14,7 @@ pub mod run;
 pub mod server;
 pub mod sessions;
 pub mod status;
+pub mod top;
 
 use std::process::ExitCode;
 
@@ -65,6 +66,8 @@ enum Verb {
     Server(server::Server),
     /// Show how a running daemon is doing.
     Status(status::StatusVerb),
+    /// Watch a running daemon in the terminal, and take servers out or in.
+    Top(top::Top),
     /// List sessions that live.
     Sessions(sessions::SessionsVerb),
     /// End sessions.
@@ -102,6 +105,7 @@ pub fn main() -> ExitCode {
         Verb::Rollback(verb) => reload::roll_back(&verb),
         Verb::Server(verb) => server::run(&verb),
         Verb::Status(verb) => status::run(&verb),
+        Verb::Top(verb) => top::run(&verb),
         Verb::Sessions(verb) => sessions::run(&verb),
         Verb::Kill(verb) => sessions::kill(&verb),
         Verb::Explain(verb) => explain::run(&verb),

@@ -483,7 +483,8 @@ pub fn bytes(count: u64) -> String {
     format!("{value:.1} PiB")
 }
 
-fn micros(us: Option<u64>) -> String {
+/// Microseconds in a unit that suits them; `-` for none.
+pub fn micros(us: Option<u64>) -> String {
     match us {
         None => "-".into(),
         Some(us @ 0..1_000) => format!("{us} µs"),

@@ -28,4 +28,5 @@ mod sight;
 mod steer;
 mod stop;
 mod tls;
+mod top;
 mod web;

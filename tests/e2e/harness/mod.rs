@@ -11,3 +11,4 @@ pub mod noise;
 pub mod peers;
 pub mod process;
 pub mod ringway;
+pub mod terminal;
