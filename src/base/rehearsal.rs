@@ -7,6 +7,7 @@
 //!   records=N       access records that may wait for the log thread
 //!   hang=N          a worker hangs when it has opened its Nth session
 //!   panic=N         a worker panics then
+//!   panic_key=1     `ringway top` panics when a key is pressed
 //! ```
 
 #[cfg(debug_assertions)]
@@ -37,6 +38,13 @@ pub fn sessions_opened(count: u64) {
         hang_on_order();
     }
     if ordered("panic").is_some_and(|panic| count >= panic) {
+        panic!("a panic on order");
+    }
+}
+
+/// A key was pressed in `ringway top`: it may have been ordered to fail now.
+pub fn key_pressed() {
+    if ordered("panic_key").is_some() {
         panic!("a panic on order");
     }
 }

@@ -3,6 +3,8 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 
+use nix::sys::signal::Signal;
+
 use crate::harness::browser::{Browser, Look};
 use crate::harness::facts::{await_that, connections_at, http_get, http_over};
 use crate::harness::ground::Ground;
@@ -107,6 +109,30 @@ fn the_page_shows_what_is_and_what_becomes_of_it() {
     let (requests, complaints) = browser.requests_and_complaints();
     assert_eq!(complaints, [""; 0]);
     assert!(requests.len() >= 8 && requests.iter().all(|request| request.starts_with(&url)), "{requests:?}");
+    drop(browser);
+    ringway.end_well();
+}
+
+#[test]
+fn the_page_says_when_the_daemon_is_gone_and_comes_back_with_it() {
+    let ground = Ground::new();
+    let server = Server::named(&ground, "a");
+    let mut ringway = Ringway::start(&ground, &one_pool(ground.address(), &[server.address()], CHECK));
+    let mut browser = Browser::start(&ground);
+    browser.open(&format!("http://{}/", ringway.admin()), LOOKS[0]);
+    browser.await_true("the server", &format!("{} === 'up'", state_of("s0")));
+    browser.value("window.mark = 7");
+    assert!(ringway.verb(&["server", "set", "pool/s0", "--state", "drain"]).status.success());
+    browser.await_true("it to drain", &format!("{} === 'drain'", state_of("s0")));
+    ringway.signal(Signal::SIGKILL);
+    browser.await_true("the silence", "document.querySelector('#link').textContent.includes('no word')");
+    browser.await_true("the state", "document.querySelector('#health').textContent.includes('not known')");
+    ringway.kill_and_start_again();
+    browser.await_true("it to be back", "document.querySelector('#link').textContent === 'live'");
+    browser.await_true("the server", &format!("{} === 'up'", state_of("s0")));
+    let old = "document.querySelector('#events').textContent.includes('is drain')";
+    assert_eq!(browser.value(old), false, "what another daemon said is gone");
+    assert_eq!(browser.value("window.mark"), 7);
     drop(browser);
     ringway.end_well();
 }

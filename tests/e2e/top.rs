@@ -1,5 +1,6 @@
 //! `ringway top` in a real terminal.
 
+use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
@@ -25,10 +26,9 @@ fn server(ringway: &Ringway, place: usize) -> Value {
 }
 
 fn was_given_back(terminal: &Terminal) {
-    let written = terminal.written();
-    let (taken, left) = (written.rfind("\u{1b}[?1049h"), written.rfind("\u{1b}[?1049l"));
-    assert!(taken.is_some() && left > taken, "the screen of before is back: {written:?}");
-    assert!(written.rfind("\u{1b}[?25h") > written.rfind("\u{1b}[?25l"), "and its cursor: {written:?}");
+    let last = |sequence: &str| terminal.written().rfind(sequence);
+    await_that("the screen of before to be back", || last("\u{1b}[?1049l") > last("\u{1b}[?1049h"));
+    await_that("and its cursor", || last("\u{1b}[?25h") > last("\u{1b}[?25l"));
     assert!(terminal.is_cooked(), "and its keyboard");
 }
 
@@ -98,6 +98,14 @@ fn read_only_shows_and_a_signal_gives_the_terminal_back() {
     terminal.press("\u{3}");
     assert_eq!(terminal.wait().code(), Some(0), "Ctrl-C");
     was_given_back(&terminal);
+
+    // Even a mistake of its own leaves a terminal that can be used, and a message in it.
+    let mut terminal = Terminal::start(top(&ringway, &[]).env("RINGWAY_REHEARSE", "panic_key=1"), 80, 24);
+    terminal.await_words(&["s0"]);
+    terminal.press("j");
+    assert_eq!(terminal.wait().signal(), Some(Signal::SIGABRT as i32));
+    was_given_back(&terminal);
+    await_that("what went wrong", || terminal.written().contains("a panic on order"));
     ringway.end_well();
 }
 

@@ -11,12 +11,15 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use ratatui::DefaultTerminal;
+use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use ratatui::crossterm::execute;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::model::{Key, Model, Wish};
 use super::reading::Reading;
 use super::{Look, look, view};
+use crate::base::rehearsal;
 use crate::cli::client::{ClientError, Target};
 use crate::control::steer::{ServerChange, ServerChanged};
 
@@ -42,7 +45,8 @@ pub(super) fn run(model: Model, first: Look, target: Target, interval: Duration)
     let told = out.clone();
     thread::Builder::new().name("ask".into()).spawn(move || ask(&target, interval, &wanted, &told))?;
     thread::Builder::new().name("signals".into()).spawn(move || hear_signals(&out))?;
-    // A panic gives the terminal back, too: this sets a hook for it.
+    show_cursor_on_panic();
+    // A panic gives the terminal back, too: this sets a hook for all but the cursor.
     let mut terminal = ratatui::try_init()?;
     let shown = Screen { model, last: (first, Instant::now()), interval, orders }.show(&mut terminal, &messages);
     // The terminal may be gone (SIGHUP): then there is nobody to give it back to.
@@ -52,6 +56,16 @@ pub(super) fn run(model: Model, first: Look, target: Target, interval: Duration)
         return Ok(ExitCode::from(128 + u8::try_from(signal as i32).unwrap_or(0)));
     }
     restored.map(|()| ExitCode::SUCCESS)
+}
+
+/// A panic aborts, so nothing is dropped that would show the cursor again.
+fn show_cursor_on_panic() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        // What can still be done when that fails is to say what went wrong.
+        let _ = execute!(io::stdout(), Show);
+        usual(panic);
+    }));
 }
 
 struct Screen {
@@ -108,6 +122,7 @@ impl Screen {
 
     /// Whether the user leaves.
     fn press(&mut self, key: KeyEvent) -> bool {
+        rehearsal::key_pressed();
         let with_control = key.modifiers.contains(KeyModifiers::CONTROL);
         let meant = match key.code {
             KeyCode::Char('c') if with_control => return true,
