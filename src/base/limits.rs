@@ -101,7 +101,7 @@ pub const KILLS_MAX: usize = 1000;
 pub const COMMANDS_MAX: usize = 64;
 /// Events that are kept for whoever looks.
 pub const EVENTS_MAX: usize = 200;
-/// Samples of what goes on that are kept, one a second: five minutes, at some 100 bytes each.
+/// Samples of what goes on that are kept, one a second: five minutes, at some 150 bytes each.
 pub const SAMPLES_MAX: usize = 300;
 /// Clients that may watch at once (`/v1/events`), on both sockets together: enough connections are left to ask for something.
 pub const WATCHERS_MAX: usize = 16;

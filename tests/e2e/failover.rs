@@ -200,6 +200,14 @@ fn role(ringway: &Ringway, server: usize, role: &str) -> bool {
     ringway.metric("ringway_server_role", &[("server", &server), ("role", role)]) == 1.0
 }
 
+/// How far a server is behind, as the status has it.
+fn lag_s(ringway: &Ringway, server: usize) -> Option<u64> {
+    let status: serde_json::Value = serde_json::from_str(&ringway.page("/v1/status").1).expect("JSON");
+    let servers = status["pools"][0]["servers"].as_array().expect("servers");
+    let name = format!("db{server}");
+    servers.iter().find(|found| found["name"] == name.as_str()).expect("it is there")["lag_s"].as_u64()
+}
+
 fn await_roles(ringway: &Ringway, roles: [&str; 3]) {
     await_that(&format!("roles {roles:?}"), || (1..=3).all(|n| role(ringway, n, roles[n - 1])));
 }
@@ -319,11 +327,14 @@ fn reads_follow_the_replicas() {
     let share = || ringway.metric("ringway_server_share", &[("server", "db2")]);
     await_that("db2 to lose a part of its share", || share() > 0.0 && share() < 1.0);
     await_that("db2 to be too far behind", || role(&ringway, 2, "none"));
+    assert!(lag_s(&ringway, 2) >= Some(4), "and how far it is: {:?}", lag_s(&ringway, 2));
+    assert_eq!(lag_s(&ringway, 1), None, "a primary is behind nobody");
     assert_eq!(answering(cluster.read), [3]);
     let ids: Vec<usize> = held.iter_mut().filter_map(|client| client.server().ok()).collect();
     assert!(ids.contains(&3), "{ids:?}");
     cluster.servers[1].sql("STOP SLAVE; CHANGE MASTER TO MASTER_DELAY = 0; START SLAVE");
     await_that("db2 to catch up", || role(&ringway, 2, "replica") && share() == 1.0);
+    await_that("its lag to say so", || lag_s(&ringway, 2) == Some(0));
 
     // Broken replication is no replication; its sessions go.
     let mut on_three = loop {
