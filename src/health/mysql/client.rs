@@ -76,7 +76,7 @@ pub(super) enum Event {
     StartTls,
     /// Logged in: questions may be asked.
     Ready,
-    /// The answer to the question.
+    /// The answer to a question; the last of them when the client is ready again.
     Answer(Answer),
 }
 
@@ -182,7 +182,8 @@ impl Client {
         self.phase = Phase::Declining { why, packets: 0 };
     }
 
-    /// Asks a question (`COM_QUERY`). Only when ready.
+    /// Asks a question (`COM_QUERY`), or several, with a semicolon between them, of a server that takes many. Each is
+    /// answered, up to the first that fails. Only when ready.
     pub(super) fn ask(&mut self, question: &str) {
         self.command(COM_QUERY, question.as_bytes());
         self.phase = Phase::Asking(Reading::default());
@@ -225,7 +226,11 @@ impl Client {
             Phase::Declining { why, packets } => self.declined(why, packets, payload),
             Phase::Asking(mut reading) => {
                 let answer = reading.take(payload)?;
-                self.phase = if answer.is_some() { Phase::Ready } else { Phase::Asking(reading) };
+                self.phase = match &answer {
+                    None => Phase::Asking(reading),
+                    Some(_) if reading.is_followed() => Phase::Asking(Reading::default()),
+                    Some(_) => Phase::Ready,
+                };
                 Ok(answer.map(Event::Answer))
             }
             Phase::Tls | Phase::Ready | Phase::Over => Err(Fault::Malformed("a packet nobody asked for")),
@@ -260,6 +265,7 @@ impl Client {
             | can::PROTOCOL_41
             | can::TRANSACTIONS
             | can::SECURE_CONNECTION
+            | can::MANY
             | can::PLUGIN_AUTH
             | can::CONNECT_ATTRIBUTES;
         let theirs = self.greeting.as_ref().map_or(0, |greeting| greeting.abilities);

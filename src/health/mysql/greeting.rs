@@ -11,8 +11,12 @@ pub(super) mod can {
     pub(in super::super) const SSL: u32 = 1 << 11;
     pub(in super::super) const TRANSACTIONS: u32 = 1 << 13;
     pub(in super::super) const SECURE_CONNECTION: u32 = 1 << 15;
+    pub(in super::super) const MULTI_STATEMENTS: u32 = 1 << 16;
+    pub(in super::super) const MULTI_RESULTS: u32 = 1 << 17;
     pub(in super::super) const PLUGIN_AUTH: u32 = 1 << 19;
     pub(in super::super) const CONNECT_ATTRIBUTES: u32 = 1 << 20;
+
+    pub(in super::super) const MANY: u32 = MULTI_STATEMENTS | MULTI_RESULTS;
 }
 
 /// Bytes of the challenge; the greeting carries them in two parts.
@@ -43,6 +47,11 @@ pub(super) struct Greeting {
 }
 
 impl Greeting {
+    /// Whether it takes several questions at once, and answers each.
+    pub(super) fn takes_many(&self) -> bool {
+        self.abilities & can::MANY == can::MANY
+    }
+
     /// Reads it; an error instead of it (1040, 1129, 1130…) is [`Fault::Refused`].
     pub(super) fn read(payload: &[u8]) -> Result<Self, Fault> {
         if let Some(error) = error(payload) {

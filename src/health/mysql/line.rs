@@ -34,7 +34,7 @@ impl Security {
 pub enum Happening {
     /// Logged in: questions may be asked.
     Ready,
-    /// The answer to the question.
+    /// The answer to a question; the last of them when the line is ready again.
     Answer(Answer),
 }
 
@@ -125,7 +125,7 @@ impl Line {
         std::mem::take(&mut self.out)
     }
 
-    /// Asks a question. Only when ready.
+    /// Asks a question, or several with a semicolon between them if the server takes many. Only when ready.
     pub fn ask(&mut self, question: &str) {
         self.client.ask(question);
     }

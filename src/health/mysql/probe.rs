@@ -254,7 +254,7 @@ impl Probe {
         if kept.asking.is_none() && kept.line.is_ready() {
             let version = kept.line.greeting().map_or("", |greeting| &greeting.version);
             let round = Round::new(version);
-            kept.line.ask(round.question(&kept.dialect));
+            kept.line.ask(&round.question(&kept.dialect));
             kept.asking = Some(round);
             let id = kept.id;
             self.flush(id);
@@ -269,9 +269,13 @@ impl Probe {
                 let Some(mut round) = kept.asking.take() else { return Ok(()) };
                 match round.answered(answer, &mut kept.dialect)? {
                     None => {
-                        kept.line.ask(round.question(&kept.dialect));
+                        // Or the answer to another question follows.
+                        if kept.line.is_ready() {
+                            kept.line.ask(&round.question(&kept.dialect));
+                        }
                         kept.asking = Some(round);
                     }
+                    Some(_) if !kept.line.is_ready() => return Err(Fault::Malformed("an answer nobody asked for")),
                     Some(report) => {
                         if let Some(running) = &mut self.round {
                             running.report = Some(report);

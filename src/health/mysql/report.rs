@@ -7,8 +7,11 @@
 //! | `SHOW REPLICA STATUS` | MySQL from 8.0.22 | the same |
 //! | `SHOW SLAVE STATUS` | MySQL before that | the same |
 //!
+//! Both are asked at once (`CLIENT_MULTI_STATEMENTS`), where the server takes that: it saves one of two waits of each check.
 //! `innodb_read_only` is what tells a reader of Aurora. A form the server does not know is given up for a simpler one, and
 //! the connection remembers which; so a fork is understood, too, at the cost of two questions more.
+
+use std::borrow::Cow;
 
 use super::greeting::{Flavour, Greeting};
 use super::table::{Answer, Row, Table};
@@ -67,6 +70,8 @@ impl Replication {
 pub(super) struct Dialect {
     variables: &'static str,
     status: &'static str,
+    /// Both in one.
+    at_once: bool,
 }
 
 const ALL_VARIABLES: &str = "SELECT @@global.read_only, @@global.innodb_read_only, @@global.super_read_only";
@@ -79,11 +84,17 @@ const SLAVE: &str = "SHOW SLAVE STATUS";
 impl Dialect {
     /// What a server of this greeting should know.
     pub(super) fn of(greeting: &Greeting) -> Self {
-        match greeting.flavour {
-            Flavour::MariaDb => Self { variables: NO_SUPER, status: ALL_SLAVES },
-            Flavour::MySql if greeting.number() >= REPLICAS_SINCE => Self { variables: ALL_VARIABLES, status: REPLICA },
-            Flavour::MySql => Self { variables: ALL_VARIABLES, status: SLAVE },
-        }
+        let (variables, status) = match greeting.flavour {
+            Flavour::MariaDb => (NO_SUPER, ALL_SLAVES),
+            Flavour::MySql if greeting.number() >= REPLICAS_SINCE => (ALL_VARIABLES, REPLICA),
+            Flavour::MySql => (ALL_VARIABLES, SLAVE),
+        };
+        Self { variables, status, at_once: greeting.takes_many() }
+    }
+
+    /// One after the other, if they went together.
+    fn one_by_one(&mut self) -> bool {
+        std::mem::take(&mut self.at_once)
     }
 
     /// Simpler variables, if there are any.
@@ -116,17 +127,23 @@ impl Round {
         Self { version: version.to_owned(), writable: None }
     }
 
-    /// What to ask next.
-    pub(super) fn question(&self, dialect: &Dialect) -> &'static str {
-        if self.writable.is_none() { dialect.variables } else { dialect.status }
+    /// What to ask next, once all that was asked has been answered.
+    pub(super) fn question(&self, dialect: &Dialect) -> Cow<'static, str> {
+        match self.writable {
+            None if dialect.at_once => format!("{}; {}", dialect.variables, dialect.status).into(),
+            None => dialect.variables.into(),
+            Some(_) => dialect.status.into(),
+        }
     }
 
-    /// Takes the answer to [`Round::question`]; the report when it was the last.
+    /// Takes the next answer; the report when it was the last.
     pub(super) fn answered(&mut self, answer: Answer, dialect: &mut Dialect) -> Result<Option<Report>, Fault> {
         let Some(writable) = self.writable else {
             match answer {
                 Ok(table) => self.writable = Some(is_writable(&table)?),
                 Err(error) if error.code == UNKNOWN_VARIABLE && dialect.simpler_variables() => {}
+                // Something between us and the server takes one at a time, whatever the server said.
+                Err(_) if dialect.one_by_one() => {}
                 Err(error) => return Err(unanswered(dialect.variables, error)),
             }
             return Ok(None);
@@ -182,8 +199,8 @@ fn source(row: Row<'_>) -> Option<(bool, bool, Option<u32>)> {
 mod tests {
     use super::*;
 
-    const MYSQL: Dialect = Dialect { variables: ALL_VARIABLES, status: REPLICA };
-    const MARIADB: Dialect = Dialect { variables: NO_SUPER, status: ALL_SLAVES };
+    const MYSQL: Dialect = Dialect { variables: ALL_VARIABLES, status: REPLICA, at_once: false };
+    const MARIADB: Dialect = Dialect { variables: NO_SUPER, status: ALL_SLAVES, at_once: false };
 
     fn error(code: u16) -> Answer {
         Err(ServerError { code, message: String::new() })
@@ -195,11 +212,11 @@ mod tests {
     }
 
     /// A conversation: which questions were asked, and what came of it.
-    fn play(mut dialect: Dialect, answers: &[Answer]) -> (Vec<&'static str>, Result<Option<Report>, Fault>) {
+    fn play(mut dialect: Dialect, answers: &[Answer]) -> (Vec<String>, Result<Option<Report>, Fault>) {
         let mut round = Round::new("v");
         let mut asked = Vec::new();
         for answer in answers {
-            asked.push(round.question(&dialect));
+            asked.push(round.question(&dialect).into_owned());
             match round.answered(answer.clone(), &mut dialect) {
                 Ok(None) => {}
                 end => return (asked, end),
@@ -257,6 +274,23 @@ mod tests {
         assert!(matches!(end, Err(Fault::Question { question: READ_ONLY, .. })));
         let (_, end) = play(MYSQL, &[variables(&["0"]), error(1064), error(1064)]);
         assert!(matches!(end, Err(Fault::Question { question: SLAVE, .. })));
+    }
+
+    #[test]
+    fn both_are_asked_at_once_where_that_is_understood() {
+        let both = Dialect { at_once: true, ..MYSQL };
+        let none = Ok(Table::default());
+        let joined = |variables: &str| format!("{variables}; {REPLICA}");
+        // Whoever asks waits for the second answer before the next question, which is what it would be alone.
+        let (asked, end) = play(both, &[variables(&["0"]), none.clone()]);
+        assert_eq!(asked, [&joined(ALL_VARIABLES), REPLICA]);
+        assert!(end.expect("understood").expect("whole").writable);
+        let (asked, end) = play(both, &[error(1193), variables(&["0"]), none.clone()]);
+        assert_eq!(asked, [&joined(ALL_VARIABLES), &joined(NO_SUPER), REPLICA]);
+        assert!(end.expect("understood").is_some());
+        let (asked, end) = play(both, &[error(1064), variables(&["0"]), none]);
+        assert_eq!(asked, [&joined(ALL_VARIABLES), ALL_VARIABLES, REPLICA], "a proxy that takes one at a time");
+        assert!(end.expect("understood").is_some());
     }
 
     #[test]

@@ -16,6 +16,9 @@ use crate::base::limits::{
 const COLUMN_CHARACTERS_MAX: usize = 256;
 /// Most are no longer than this.
 const COLUMN_CHARACTERS: usize = 24;
+/// How packets begin that are OK, or the end of something.
+const OK: u8 = 0;
+const EOF: u8 = 0xFE;
 /// Longest payload of an EOF packet; a longer one that begins alike is a row.
 const EOF_MAX: usize = 9;
 
@@ -104,6 +107,7 @@ pub(super) struct Reading {
     table: Table,
     stage: Stage,
     bytes: usize,
+    is_followed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -121,6 +125,11 @@ enum Stage {
 pub(super) type Answer = Result<Table, ServerError>;
 
 impl Reading {
+    /// Whether the answer to another question follows this one.
+    pub(super) fn is_followed(&self) -> bool {
+        self.is_followed
+    }
+
     /// Takes the next packet; the answer when it was the last.
     pub(super) fn take(&mut self, payload: &[u8]) -> Result<Option<Answer>, Fault> {
         const UNREADABLE: Fault = Fault::Malformed("the answer to a query");
@@ -131,7 +140,8 @@ impl Reading {
         }
         match self.stage {
             Stage::Head => {
-                if payload.first() == Some(&0) {
+                if let Some(ok) = payload.strip_prefix(&[OK]) {
+                    self.is_followed = status_of_ok(ok).is_some_and(tells_of_more);
                     return Ok(Some(Ok(Table::default())));
                 }
                 let count = Cursor::new(payload).number().and_then(|count| usize::try_from(count).ok());
@@ -150,7 +160,10 @@ impl Reading {
             }
             Stage::ColumnsEnd if is_eof(payload) => self.stage = Stage::Rows,
             Stage::ColumnsEnd => return Err(UNREADABLE),
-            Stage::Rows if is_eof(payload) => return Ok(Some(Ok(std::mem::take(&mut self.table)))),
+            Stage::Rows if is_eof(payload) => {
+                self.is_followed = status_of_eof(payload).is_some_and(tells_of_more);
+                return Ok(Some(Ok(std::mem::take(&mut self.table))));
+            }
             Stage::Rows => {
                 self.bytes += payload.len();
                 if self.table.rows.len() == ROWS_MAX || self.bytes > ANSWER_MAX {
@@ -164,7 +177,27 @@ impl Reading {
 }
 
 fn is_eof(payload: &[u8]) -> bool {
-    payload.first() == Some(&0xFE) && payload.len() < EOF_MAX
+    payload.first() == Some(&EOF) && payload.len() < EOF_MAX
+}
+
+/// The status of an EOF packet: behind the number of warnings.
+fn status_of_eof(payload: &[u8]) -> Option<u16> {
+    let mut cursor = Cursor::new(payload);
+    cursor.bytes(3)?;
+    cursor.u16()
+}
+
+/// The status of an OK packet, of which `rest` follows its first byte: behind the number of rows, and of the last one.
+fn status_of_ok(rest: &[u8]) -> Option<u16> {
+    let mut cursor = Cursor::new(rest);
+    cursor.number()?;
+    cursor.number()?;
+    cursor.u16()
+}
+
+/// `SERVER_MORE_RESULTS_EXISTS`.
+fn tells_of_more(status: u16) -> bool {
+    status & 8 != 0
 }
 
 /// "Column Definition" (4.1): catalogue, schema, table, original table, name.
@@ -222,6 +255,26 @@ mod tests {
         let row = table.rows().next().expect("a row");
         assert_eq!(row.named("@@VERSION_comment"), Some(Some("MySQL Community Server (GPL)")));
         assert_eq!(row.named("other"), None);
+    }
+
+    #[test]
+    fn an_answer_tells_whether_another_follows() {
+        let column = "0364656600000001610c3f000100000008000000";
+        for (packets, follows) in [
+            (["01", column, "fe00000200", "fe00000200"].as_slice(), false),
+            (&["01", column, "fe00000200", "fe00000a00"], true),
+            (&["01", column, "fe00000a00", "fe00000200"], false),
+            (&["00000002000000"], false),
+            (&["000000 0a00 0000"], true),
+            (&["00 fc0a00 00 0200 0000"], false),
+            (&["00"], false),
+            (&["ff48042348593030304e6f207461626c65732075736564"], false),
+        ] {
+            let mut reading = Reading::default();
+            let answers = packets.iter().filter_map(|packet| reading.take(&hex(packet)).expect("readable"));
+            assert_eq!(answers.count(), 1, "{packets:?}");
+            assert_eq!(reading.is_followed(), follows, "{packets:?}");
+        }
     }
 
     #[test]

@@ -55,27 +55,42 @@ fn packets(first: u8, payloads: &[&str]) -> Vec<u8> {
     wire
 }
 
-/// A table of one row, as it is on the wire.
-fn table(columns: &[&str], values: &[&str]) -> Vec<u8> {
+/// A table of one row, whose end has this status.
+fn table(status: &str, columns: &[&str], values: &[&str]) -> Vec<Vec<u8>> {
     let string = |text: &str| [&[u8::try_from(text.len()).expect("short")], text.as_bytes()].concat();
     let mut payloads = vec![vec![u8::try_from(columns.len()).expect("few")]];
     payloads.extend(columns.iter().map(|name| [string("def"), vec![0, 0, 0], string(name), vec![0; 14]].concat()));
     payloads.push(hex("fe00000200"));
     payloads.push(values.iter().flat_map(|value| string(value)).collect());
-    payloads.push(hex("fe00000200"));
+    payloads.push(hex(&format!("fe0000{status}")));
+    payloads
+}
+
+/// What an answer is followed by.
+const MORE: &str = "0a00";
+const NO_MORE: &str = "0200";
+
+fn read_only(status: &str, values: [&str; 3]) -> Vec<Vec<u8>> {
+    table(status, &["r", "i", "s"], &values)
+}
+
+/// No replication.
+fn nothing() -> Vec<Vec<u8>> {
+    ["01", "0364656600000001610c3f000100000008000000", "fe00000200", "fe00000200"].map(hex).to_vec()
+}
+
+/// As it is on the wire.
+fn wire(payloads: &[Vec<u8>]) -> Vec<u8> {
     let mut wire = Vec::new();
     for (number, payload) in (1..).zip(payloads) {
-        packet::put(&mut wire, number, &payload);
+        packet::put(&mut wire, number, payload);
     }
     wire
 }
 
-fn read_only(values: [&str; 3]) -> Vec<u8> {
-    table(&["r", "i", "s"], &values)
-}
-
-fn nothing() -> Vec<u8> {
-    packets(1, &["01", "0364656600000001610c3f000100000008000000", "fe00000200", "fe00000200"])
+/// Both answers of a server that replicates from nobody.
+fn both(values: [&str; 3]) -> Vec<u8> {
+    wire(&[read_only(MORE, values), nothing()].concat())
 }
 
 fn opened(probe: &mut Probe) -> SocketId {
@@ -118,14 +133,60 @@ fn shake_hands(probe: &mut Probe, id: SocketId, now: u64) {
 
 /// Answers the questions of a round; the outcome is for the caller.
 fn answer_round(probe: &mut Probe, id: SocketId, now: u64) {
-    let question = |text: &str| vec![Some([&[3], text.as_bytes()].concat())];
-    assert_eq!(
-        said(probe, id),
-        question("SELECT @@global.read_only, @@global.innodb_read_only, @@global.super_read_only")
+    assert_eq!(said(probe, id), question(&format!("{VARIABLES}; SHOW REPLICA STATUS")));
+    let answers = both(["0", "0", "0"]);
+    let (first, second) = answers.split_at(answers.len() / 2);
+    probe.received(id, first, now);
+    assert_eq!(said(probe, id), [], "it waits for the other answer");
+    probe.received(id, second, now);
+}
+
+const VARIABLES: &str = "SELECT @@global.read_only, @@global.innodb_read_only, @@global.super_read_only";
+
+fn question(text: &str) -> Vec<Option<Vec<u8>>> {
+    vec![Some([&[3], text.as_bytes()].concat())]
+}
+
+#[test]
+fn a_server_that_answers_only_one_of_two_is_asked_for_the_other() {
+    let mut probe = probe();
+    let id = log_in(&mut probe, 0);
+    probe.outcome();
+    probe.begin(1_000);
+    said(&mut probe, id);
+    probe.received(id, &wire(&read_only(NO_MORE, ["0", "0", "0"])), 1_000);
+    assert_eq!(said(&mut probe, id), question("SHOW REPLICA STATUS"));
+    probe.received(id, &wire(&nothing()), 1_000);
+    assert_eq!(probe.outcome(), good());
+
+    // One that takes a question at a time is asked so from then on.
+    probe.begin(2_000);
+    said(&mut probe, id);
+    probe.received(id, &packets(1, &["ff28042334323030306e6f"]), 2_000);
+    for now in [2_000, 3_000] {
+        assert_eq!(said(&mut probe, id), question(VARIABLES));
+        probe.received(id, &wire(&read_only(NO_MORE, ["0", "0", "0"])), now);
+        assert_eq!(said(&mut probe, id), question("SHOW REPLICA STATUS"));
+        probe.received(id, &wire(&nothing()), now);
+        assert_eq!(probe.outcome(), good());
+        probe.begin(3_000);
+    }
+}
+
+#[test]
+fn a_third_answer_to_two_questions_is_none() {
+    let mut probe = probe();
+    let id = log_in(&mut probe, 0);
+    probe.outcome();
+    probe.begin(1_000);
+    said(&mut probe, id);
+    let replica = table(MORE, &["a"], &["b"]);
+    probe.received(
+        id,
+        &wire(&[read_only(MORE, ["0", "0", "0"]), nothing()[..3].to_vec(), replica[4..].to_vec()].concat()),
+        1_000,
     );
-    probe.received(id, &read_only(["0", "0", "0"]), now);
-    assert_eq!(said(probe, id), question("SHOW REPLICA STATUS"));
-    probe.received(id, &nothing(), now);
+    assert_eq!(said(&mut probe, id), [None], "given up");
 }
 
 fn writable() -> Report {
@@ -152,9 +213,7 @@ fn a_connection_is_kept_and_a_fresh_one_made_every_ten_seconds() {
     let all = orders(&mut probe);
     let [Order::Send(_, _), Order::Open(second)] = all.as_slice() else { panic!("{all:?}") };
     let second = *second;
-    probe.received(first, &read_only(["0", "0", "0"]), 10_001);
-    orders(&mut probe);
-    probe.received(first, &nothing(), 10_001);
+    probe.received(first, &both(["0", "0", "0"]), 10_001);
     assert_eq!(probe.outcome(), None, "the fresh one belongs to this round");
     shake_hands(&mut probe, second, 10_002);
     assert_eq!(probe.outcome(), good());
@@ -181,9 +240,7 @@ fn a_full_server_still_tells_its_role() {
     probe.received(second, &packets(0, &["ff1004546f6f206d616e7920636f6e6e656374696f6e73"]), 10_001);
     assert_eq!(said(&mut probe, second), [None]);
     assert_eq!(probe.outcome(), None, "the kept one is asked");
-    probe.received(first, &read_only(["1", "0", "0"]), 10_002);
-    orders(&mut probe);
-    probe.received(first, &nothing(), 10_002);
+    probe.received(first, &both(["1", "0", "0"]), 10_002);
     let outcome = probe.outcome().expect("an outcome");
     assert!(!outcome.report.expect("a report").writable);
     let full = ServerError { code: 1040, message: "Too many connections".to_owned() };
