@@ -1,15 +1,17 @@
 //! A task that asks one MySQL server, over and over: the sockets and the clock of a [`Probe`].
 //!
-//! Each connection has a small task of its own, a *porter*, who carries bytes both ways; the probe may have two at once. A
-//! handshake goes on beside the rounds until the server has answered, even when the server is no longer to be checked.
+//! Each connection has a small task of its own, a *porter*, who connects, brings what the server says, and sends what did not
+//! go at once; the probe may have two at once. A handshake goes on beside the rounds until the server has answered, even when the server is no longer to be checked.
 
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::plan::{CheckPace, MysqlQuestion, MysqlTls};
@@ -25,8 +27,6 @@ use super::office::Office;
 use super::ward::{Errand, Ward};
 use super::wire::{Link, Target, connect_fault};
 
-/// Bytes read at once.
-const READ: usize = 4096;
 /// What porters have brought and the task has not taken: more waits in the kernel.
 const BROUGHT_MAX: usize = 16;
 /// Longest password file, in bytes.
@@ -34,17 +34,35 @@ const PASSWORD_MAX: u64 = 4096;
 
 /// What a porter brings.
 enum Brought {
-    Connected,
+    Connected(Rc<Wire>),
     Failed(Fault),
     Bytes(Vec<u8>),
     Ended,
+}
+
+/// Who carries a connection. Let go, he sends what is still to be sent, and closes.
+struct Porter {
+    task: AbortHandle,
+    /// Once there is one.
+    wire: Option<Rc<Wire>>,
+}
+
+/// A connection that is carried.
+struct Wire {
+    link: Link,
+    /// What is still to be sent.
+    rest: RefCell<Vec<u8>>,
+    /// It is closed as soon as that is sent.
+    is_over: Cell<bool>,
+    /// The porter is to look at both.
+    changed: Notify,
 }
 
 /// The probe's end of its connections.
 struct Desk {
     probe: Probe,
     target: Target,
-    porters: HashMap<SocketId, mpsc::UnboundedSender<Vec<u8>>>,
+    porters: HashMap<SocketId, Porter>,
     brought: mpsc::Receiver<(SocketId, Brought)>,
     bring: mpsc::Sender<(SocketId, Brought)>,
     /// Why the last connection did not come about.
@@ -186,29 +204,27 @@ impl Desk {
         while let Some(order) = self.probe.order() {
             match order {
                 Order::Open(id) => {
-                    let (carry, load) = mpsc::unbounded_channel();
-                    self.porters.insert(id, carry);
-                    tokio::task::spawn_local(carry_for(id, self.target.clone(), load, self.bring.clone()));
+                    let task = tokio::task::spawn_local(carry_for(id, self.target.clone(), self.bring.clone()));
+                    self.porters.insert(id, Porter { task: task.abort_handle(), wire: None });
                 }
                 Order::Send(id, bytes) => {
-                    if let Some(porter) = self.porters.get(&id) {
-                        // A porter who has gone has told why.
-                        let _ = porter.send(bytes);
+                    if let Some(wire) = self.porters.get(&id).and_then(|porter| porter.wire.as_ref()) {
+                        wire.send(&bytes);
                     }
                 }
-                // He delivers what he has, and closes.
                 Order::Close(id) => drop(self.porters.remove(&id)),
             }
         }
     }
 
     fn take(&mut self, id: SocketId, brought: Brought) {
-        if !self.porters.contains_key(&id) {
-            return;
-        }
+        let Some(porter) = self.porters.get_mut(&id) else { return };
         let now_ms = monotonic_ns() / 1_000_000;
         match brought {
-            Brought::Connected => self.probe.connected(id),
+            Brought::Connected(wire) => {
+                porter.wire = Some(wire);
+                self.probe.connected(id);
+            }
             Brought::Bytes(bytes) => self.probe.received(id, &bytes, now_ms),
             Brought::Ended => self.probe.ended(id, now_ms),
             Brought::Failed(fault) => {
@@ -248,61 +264,81 @@ impl Desk {
     }
 }
 
-/// Connects, then carries bytes both ways until the server has ended or nothing more is to be sent.
-async fn carry_for(
-    id: SocketId,
-    target: Target,
-    load: mpsc::UnboundedReceiver<Vec<u8>>,
-    bring: mpsc::Sender<(SocketId, Brought)>,
-) {
-    let link = match Link::open(&target).await {
-        Ok(link) => link,
-        Err(error) => {
-            let _ = bring.send((id, Brought::Failed(connect_fault(&error)))).await;
-            return;
+impl Drop for Porter {
+    fn drop(&mut self) {
+        match &self.wire {
+            Some(wire) => wire.close(),
+            None => self.task.abort(),
         }
-    };
-    if bring.send((id, Brought::Connected)).await.is_err() {
-        return;
-    }
-    match link {
-        Link::Tcp(stream) => carry(id, stream, load, bring).await,
-        Link::Unix(stream) => carry(id, stream, load, bring).await,
     }
 }
 
-async fn carry(
-    id: SocketId,
-    stream: impl AsyncRead + AsyncWrite,
-    mut load: mpsc::UnboundedReceiver<Vec<u8>>,
-    bring: mpsc::Sender<(SocketId, Brought)>,
-) {
-    let (mut from, mut to) = tokio::io::split(stream);
-    let mut buffer = vec![0; READ];
-    loop {
-        tokio::select! {
-            biased;
-            bytes = load.recv() => {
-                let Some(bytes) = bytes else {
-                    // Nothing more to be said: the rest goes out, and then a FIN.
-                    let _ = to.shutdown().await;
-                    return;
-                };
-                if to.write_all(&bytes).await.is_err() {
-                    let _ = bring.send((id, Brought::Ended)).await;
-                    return;
-                }
-            }
-            read = from.read(&mut buffer) => {
-                let brought = match read {
-                    Ok(0) | Err(_) => Brought::Ended,
-                    Ok(count) => Brought::Bytes(buffer[..count].to_vec()),
-                };
-                let is_over = matches!(brought, Brought::Ended);
-                if bring.send((id, brought)).await.is_err() || is_over {
-                    return;
-                }
+impl Wire {
+    /// Sends what goes at once; the porter sends the rest.
+    fn send(&self, bytes: &[u8]) {
+        let mut rest = self.rest.borrow_mut();
+        // What fails is read as the end of the connection.
+        let sent = if rest.is_empty() { self.link.send_now(bytes).unwrap_or(bytes.len()) } else { 0 };
+        if sent < bytes.len() {
+            rest.extend_from_slice(&bytes[sent..]);
+            self.changed.notify_one();
+        }
+    }
+
+    fn close(&self) {
+        self.is_over.set(true);
+        self.changed.notify_one();
+    }
+
+    /// Sends more of the rest; false when there is nobody to send it to.
+    fn send_rest(&self) -> bool {
+        let mut rest = self.rest.borrow_mut();
+        let sent = self.link.send_now(&rest);
+        if let Ok(sent) = sent {
+            rest.drain(..sent);
+        }
+        sent.is_ok()
+    }
+
+    fn has_rest(&self) -> bool {
+        !self.rest.borrow().is_empty()
+    }
+
+    /// Brings what the server says until it ends, or until all is sent and the wire is to be closed.
+    async fn carry(&self, id: SocketId, bring: &mpsc::Sender<(SocketId, Brought)>) {
+        while !self.is_over.get() || self.has_rest() {
+            let brought = tokio::select! {
+                biased;
+                () = self.changed.notified() => continue,
+                _ = self.link.writable(), if self.has_rest() => match self.send_rest() {
+                    true => continue,
+                    false => Brought::Ended,
+                },
+                _ = self.link.readable(), if !self.is_over.get() => match self.link.read_now() {
+                    Ok(bytes) if !bytes.is_empty() => Brought::Bytes(bytes),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
+                    Ok(_) | Err(_) => Brought::Ended,
+                },
+            };
+            let is_end = matches!(brought, Brought::Ended);
+            if bring.send((id, brought)).await.is_err() || is_end {
+                return;
             }
         }
+    }
+}
+
+/// A porter.
+async fn carry_for(id: SocketId, target: Target, bring: mpsc::Sender<(SocketId, Brought)>) {
+    match Link::open(&target).await {
+        Ok(link) => {
+            let wire =
+                Rc::new(Wire { link, rest: RefCell::default(), is_over: Cell::new(false), changed: Notify::new() });
+            if bring.send((id, Brought::Connected(Rc::clone(&wire)))).await.is_ok() {
+                wire.carry(id, &bring).await;
+            }
+        }
+        // Nobody waits for it any more, perhaps.
+        Err(error) => drop(bring.send((id, Brought::Failed(connect_fault(&error)))).await),
     }
 }

@@ -88,6 +88,45 @@ impl Link {
         }
     }
 
+    /// Waits until there may be something to read, or the end.
+    pub(super) async fn readable(&self) -> io::Result<()> {
+        match self {
+            Link::Tcp(stream) => stream.readable().await,
+            Link::Unix(stream) => stream.readable().await,
+        }
+    }
+
+    /// Waits until something may be sent.
+    pub(super) async fn writable(&self) -> io::Result<()> {
+        match self {
+            Link::Tcp(stream) => stream.writable().await,
+            Link::Unix(stream) => stream.writable().await,
+        }
+    }
+
+    /// Reads what there is now, at most [`READ`] bytes; nothing at the end. `WouldBlock`: not yet.
+    pub(super) fn read_now(&self) -> io::Result<Vec<u8>> {
+        // One for all of them, so that it stays warm.
+        let mut buffer = [0; READ];
+        let count = match self {
+            Link::Tcp(stream) => stream.try_read(&mut buffer),
+            Link::Unix(stream) => stream.try_read(&mut buffer),
+        }?;
+        Ok(buffer[..count].to_vec())
+    }
+
+    /// Sends as much as goes now; how many bytes did.
+    pub(super) fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        let sent = match self {
+            Link::Tcp(stream) => stream.try_write(bytes),
+            Link::Unix(stream) => stream.try_write(bytes),
+        };
+        match sent {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            sent => sent,
+        }
+    }
+
     /// Has its end be a reset.
     fn reset(&self) {
         if let Link::Tcp(stream) = self {
