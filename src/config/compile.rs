@@ -75,6 +75,7 @@ fn same_server(draft: &ServerDraft, old: &Server) -> bool {
     draft.name.value == old.name
         && draft.address.value == old.address
         && draft.weight == old.weight
+        && draft.weight_in_file == old.weight_in_file
         && draft.max_connections == old.max_connections
         && draft.connect_rate == old.connect_rate
         && draft.backup == old.backup
@@ -126,6 +127,7 @@ fn compile_server(pool: &str, draft: &ServerDraft, registry: &mut Registry) -> S
             Address::Unix(path) => socket2::SockAddr::unix(path).expect("the path was read as one that fits"),
         },
         weight: draft.weight,
+        weight_in_file: draft.weight_in_file,
         max_connections: draft.max_connections,
         connect_rate: draft.connect_rate,
         rate: draft

@@ -63,6 +63,8 @@ pub(super) struct ServerDraft {
     pub(super) name: Located<Arc<str>>,
     pub(super) address: Located<Address>,
     pub(super) weight: u16,
+    /// The same as the file says it, whatever is set beside it.
+    pub(super) weight_in_file: u16,
     pub(super) max_connections: u32,
     pub(super) connect_rate: Option<ConnectRate>,
     pub(super) backup: bool,

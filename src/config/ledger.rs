@@ -153,6 +153,28 @@ pub struct Bulletin {
     pub last_took: Duration,
     /// How far it is behind its source, in seconds, where it said so when it was last asked.
     pub lag_s: Option<u32>,
+    /// What kind of end it came to, as in `ringway_check_total`; empty when there was none.
+    pub last_result: &'static str,
+    /// The HTTP status it got, when that was wrong.
+    pub last_status: Option<u16>,
+    /// Results in a row that speak against what is held of it.
+    pub doubts: u8,
+    /// Times checks found it down.
+    pub falls: u64,
+    /// How long it was down in all, but for the time since it went down last.
+    pub down_before: Duration,
+}
+
+impl Bulletin {
+    /// What was heard of it is old: nothing is known.
+    pub fn forget(&mut self, reason: &str) {
+        self.since = Instant::now();
+        reason.clone_into(&mut self.reason);
+        self.last_check.clear();
+        self.last_result = "";
+        self.last_status = None;
+        self.doubts = 0;
+    }
 }
 
 /// [`ServerLedger::warmth`] of a server that does not ramp.
@@ -286,6 +308,11 @@ impl ServerLedger {
                 last_check: String::new(),
                 last_took: Duration::ZERO,
                 lag_s: None,
+                last_result: "",
+                last_status: None,
+                doubts: 0,
+                falls: 0,
+                down_before: Duration::ZERO,
             }),
         }
     }

@@ -535,6 +535,8 @@ pub struct Server {
     pub sockaddr: socket2::SockAddr,
     /// Its share, 0 to [`WEIGHT_MAX`].
     pub weight: u16,
+    /// The same as the file says it, whatever an operator has set beside it.
+    pub weight_in_file: u16,
     /// Most sessions at once; 0 is no limit.
     pub max_connections: u32,
     /// How fast connects may follow each other; `None` is as fast as they come.

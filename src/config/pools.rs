@@ -220,13 +220,15 @@ fn server(reader: &mut Reader<'_>, pool: &str, table: &DeTable<'_>, at: At) -> O
         }
     };
     let weight = reader.count(&section, "weight", limits::WEIGHT);
+    let weight = weight.and_then(|weight| u16::try_from(weight.value).ok()).unwrap_or(1);
     let most = reader.count(&section, "max_connections", limits::CONNECTIONS);
     let connect_rate = connect_rate(reader, &section);
     let backup = reader.boolean(&section, "backup");
     Some(ServerDraft {
         name: name?,
         address: address?,
-        weight: weight.and_then(|weight| u16::try_from(weight.value).ok()).unwrap_or(1),
+        weight,
+        weight_in_file: weight,
         max_connections: most.map_or(0, |most| most.value),
         connect_rate,
         backup: backup.unwrap_or(false),

@@ -39,6 +39,11 @@ impl Verdict {
         }
     }
 
+    /// Results in a row that speak against it.
+    pub fn doubts(&self) -> u8 {
+        self.doubts
+    }
+
     /// Takes a result in; true if the verdict is another now.
     pub fn hear(&mut self, passed: bool, pace: &CheckPace) -> bool {
         let (other, needed) = match self.state {

@@ -176,6 +176,7 @@ pub(crate) mod tests {
             address: Address::Inet(address),
             sockaddr: address.into(),
             weight: 1,
+            weight_in_file: 1,
             max_connections: 0,
             connect_rate: None,
             rate: None,

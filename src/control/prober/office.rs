@@ -101,14 +101,20 @@ impl Office {
         let (pool, server) = ward.place();
         let Some(check) = &pool.care.check else { return };
         pool.ledger.checks.record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
-        ward.ledger.checks[CheckResult::of(outcome) as usize].bump();
+        let result = CheckResult::of(outcome);
+        ward.ledger.checks[result as usize].bump();
         {
             let mut bulletin = ward.ledger.bulletin();
             bulletin.last_took = took;
+            bulletin.last_result = result.word();
+            bulletin.last_status = None;
             bulletin.last_check.clear();
             match outcome {
                 Ok(()) => bulletin.last_check.push_str("passed"),
                 Err(fault) => bulletin.last_check = fault.to_string(),
+            }
+            if let Err(Fault::Status { found, .. }) = outcome {
+                bulletin.last_status = Some(*found);
             }
         }
         if let Err(Fault::Local(_)) = outcome {
@@ -118,6 +124,7 @@ impl Office {
         let before = verdict.health();
         let changed = verdict.hear(outcome.is_ok(), &check.pace);
         ward.verdict.set(verdict);
+        ward.ledger.bulletin().doubts = verdict.doubts();
         if changed {
             let reason = match (outcome, before) {
                 (Err(fault), _) => fault.to_string(),
@@ -132,6 +139,7 @@ impl Office {
     /// A server has come up, or gone down.
     fn turn(&self, ward: &Ward, pool: &Arc<Pool>, server: &Server, health: Health, reason: String) {
         let is_up = health == Health::Up;
+        let was_down = ward.ledger.health() == Health::Down;
         ward.ledger.set_health(health);
         if is_up {
             // It has proved itself: whatever connects said before is old.
@@ -148,6 +156,11 @@ impl Office {
             &reason,
         );
         let mut bulletin = ward.ledger.bulletin();
+        if was_down {
+            let down = bulletin.since.elapsed();
+            bulletin.down_before += down;
+        }
+        bulletin.falls += u64::from(!is_up);
         bulletin.since = Instant::now();
         bulletin.reason = reason;
         drop(bulletin);

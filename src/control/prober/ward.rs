@@ -4,7 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::sync::Notify;
 
@@ -75,10 +74,7 @@ impl Ward {
         self.errand.replace(Some(errand));
         self.verdict.set(Verdict::open());
         self.ledger.set_health(Health::Checking);
-        let mut bulletin = self.ledger.bulletin();
-        bulletin.since = Instant::now();
-        bulletin.reason = "no check has come to an end yet".into();
-        bulletin.last_check.clear();
+        self.ledger.bulletin().forget("no check has come to an end yet");
     }
 
     /// Nobody asks it any more.
@@ -93,10 +89,7 @@ impl Ward {
     pub(super) fn forget(&self) {
         if self.ledger.health() != Health::Unchecked {
             self.ledger.set_health(Health::Unchecked);
-            let mut bulletin = self.ledger.bulletin();
-            bulletin.since = Instant::now();
-            bulletin.reason.clear();
-            bulletin.last_check.clear();
+            self.ledger.bulletin().forget("");
         }
     }
 }
