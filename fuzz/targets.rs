@@ -9,6 +9,7 @@ use ringway::config::ledger::Registry;
 use ringway::config::{Draft, diff, file, parse};
 use ringway::control::admin::{Problem, conversation};
 use ringway::control::reload::Answer;
+use ringway::control::runtime;
 use ringway::dataplane::commons::{Commons, Scene};
 use ringway::health::mysql::probe::{Order, Probe, SocketId};
 use ringway::health::mysql::{Login, Password, Security};
@@ -20,7 +21,7 @@ use ringway::observe::status::Status;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("config", config),
     ("value", value),
     ("admin", admin),
@@ -28,6 +29,7 @@ pub const TARGETS: [Target; 7] = [
     ("answer", answer),
     ("command_line", command_line),
     ("mysql", mysql),
+    ("runtime", runtime),
 ];
 
 fn environment(name: &str) -> Option<String> {
@@ -111,6 +113,14 @@ pub fn admin(data: &[u8]) {
     assert!(answer.is_empty() || answer.starts_with(b"HTTP/1."), "{}", String::from_utf8_lossy(&answer));
     let told = answer.windows(SECRET.len()).any(|window| window == SECRET.as_bytes());
     assert!(all_rights || !told, "the configuration went out to the TCP port");
+}
+
+/// A conversation on the socket of HAProxy's runtime protocol: every answer is text, and ends as answers do.
+pub fn runtime(data: &[u8]) {
+    let said = runtime::conversation(panel(), data);
+    let said = String::from_utf8(said).expect("UTF-8");
+    assert!(said.is_empty() || said.ends_with('\n') || said.ends_with("\n> "), "{said:?}");
+    assert!(!said.contains(|c: char| c.is_control() && c != '\n'), "{said:?}");
 }
 
 /// A value in a line of the log: it stays on its line and in its place, and reads back as it was.

@@ -109,6 +109,8 @@ pub const WATCHERS_MAX: usize = 16;
 pub const FRAMES_MAX: usize = 4;
 /// Lines of the difference a reload made that are kept; the rest are counted.
 pub const CHANGES_MAX: usize = 100;
+/// Longest line on the socket of HAProxy's runtime protocol, in bytes: as HAProxy's (`tune.bufsize`).
+pub const RUNTIME_LINE_MAX: usize = 16 * 1024;
 /// Largest answer a verb takes from a daemon, in bytes: metrics of ten thousand servers are some 20 MB.
 pub const ANSWER_MAX: usize = 64 * 1024 * 1024;
 
@@ -202,7 +204,7 @@ const fn bound(what: &'static str, most: Most, cost: &'static str, then: &'stati
 }
 
 /// The bounds an operator can meet.
-pub const TABLE: [Bound; 28] = [
+pub const TABLE: [Bound; 29] = [
     bound(
         "sessions",
         Most::Key("max_connections"),
@@ -288,6 +290,7 @@ pub const TABLE: [Bound; 28] = [
         "an admin connection, 4 frames",
         "503; one that does not read for 10 s is dropped",
     ),
+    bound("line on `haproxy_socket`", bytes(RUNTIME_LINE_MAX), "", "the connection is closed"),
     bound("head of an admin request", bytes(ADMIN_HEAD_MAX), "", "431"),
     bound("body of an admin request", bytes(ADMIN_BODY_MAX), "", "413"),
     bound("answer to a MySQL check", bytes(MYSQL_ANSWER_MAX), "", "the check fails"),

@@ -61,6 +61,7 @@ const SECTIONS: [(&str, &[(&str, &str)]); 3] = [
         &[
             ("/etc/ringway/ringway.toml", "The configuration, unless -c says otherwise."),
             ("/run/ringway/admin.sock", "The admin socket, unless admin.socket says otherwise."),
+            ("/run/ringway/haproxy.sock", "The runtime API of HAProxy, if admin.haproxy_socket says so."),
         ],
     ),
 ];

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -161,13 +162,22 @@ fn changed(keys: impl IntoIterator<Item = (&'static str, String, String)>) -> Ve
 }
 
 /// Keys that are fixed for the life of the process.
-const RESTART: [&str; 6] =
-    ["global.workers", "global.engine", "global.user", "global.group", "admin.socket", "admin.http"];
+const RESTART: [&str; 7] = [
+    "global.workers",
+    "global.engine",
+    "global.user",
+    "global.group",
+    "admin.socket",
+    "admin.http",
+    "admin.haproxy_socket",
+];
 
 fn settings(old: &Plan, new: &Plan) -> Vec<Setting> {
     let read = |plan: &Plan| {
         let (global, log, admin) = (&plan.global, &plan.log, &plan.admin);
         let word = |word: &Option<String>| word.as_deref().map_or_else(none, print::string);
+        let path =
+            |path: &Option<PathBuf>| path.as_ref().map_or_else(none, |path| print::string(&path.to_string_lossy()));
         [
             ("global.workers", print::workers(global.workers)),
             ("global.engine", print::string(global.engine.name())),
@@ -179,8 +189,9 @@ fn settings(old: &Plan, new: &Plan) -> Vec<Setting> {
             ("log.format", print::string(log.format.name())),
             ("log.access", log.access.to_string()),
             ("log.socket", log.target.socket().map_or_else(none, |path| print::string(&path.to_string_lossy()))),
-            ("admin.socket", admin.socket.as_ref().map_or_else(none, |path| print::string(&path.to_string_lossy()))),
+            ("admin.socket", path(&admin.socket)),
             ("admin.http", admin.http.map_or_else(none, |http| print::string(&http.to_string()))),
+            ("admin.haproxy_socket", path(&admin.haproxy_socket)),
         ]
     };
     changed(zip(read(old), read(new)))

@@ -21,6 +21,8 @@ pub struct Draft {
     pub(super) admin: Admin,
     /// Where `admin.http` was given.
     pub(super) admin_http_at: At,
+    /// Where `admin.haproxy_socket` was given.
+    pub(super) haproxy_socket_at: At,
     /// In order of their names.
     pub(super) listeners: Vec<ListenerDraft>,
     /// In order of their names.

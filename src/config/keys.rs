@@ -21,7 +21,7 @@ pub(super) const GLOBAL: Keys = Keys {
     later: &[],
 };
 pub(super) const LOG: Keys = Keys { place: "[log]", now: &["target", "format", "access", "socket"], later: &[] };
-pub(super) const ADMIN: Keys = Keys { place: "[admin]", now: &["socket", "http"], later: &[] };
+pub(super) const ADMIN: Keys = Keys { place: "[admin]", now: &["socket", "http", "haproxy_socket"], later: &[] };
 pub(super) const LISTENER: Keys = Keys {
     place: "[listeners.NAME]",
     now: &["bind", "pool", "role", "fallback"],

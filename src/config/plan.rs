@@ -118,6 +118,8 @@ pub struct Admin {
     pub socket: Option<PathBuf>,
     /// TCP address, read-only.
     pub http: Option<SocketAddr>,
+    /// Unix socket that speaks HAProxy's runtime protocol, mode 0600.
+    pub haproxy_socket: Option<PathBuf>,
 }
 
 /// `[listeners.NAME]`.

@@ -55,6 +55,10 @@ impl Draft {
             Some(http) => writeln!(out, "http = \"{http}\"")?,
             None => writeln!(out, "# http: none")?,
         }
+        match &self.admin.haproxy_socket {
+            Some(path) => writeln!(out, "haproxy_socket = {}", string(&path.to_string_lossy()))?,
+            None => writeln!(out, "# haproxy_socket: none")?,
+        }
 
         for listener in &self.listeners {
             writeln!(out, "\n[listeners.{}]", key(&listener.name.value))?;

@@ -94,6 +94,10 @@ fn binds_are_free(reader: &mut Reader<'_>, draft: &Draft) {
     if let Some(http) = draft.admin.http {
         claims.push(Claim { address: Address::Inet(http), at: &draft.admin_http_at, who: "admin.http".into() });
     }
+    if let Some(path) = &draft.admin.haproxy_socket {
+        let (at, who) = (&draft.haproxy_socket_at, "admin.haproxy_socket".into());
+        claims.push(Claim { address: Address::Unix(path.clone()), at, who });
+    }
     claims.sort_by_key(|claim| claim.at.start);
     let mut exact: HashMap<&Address, usize> = HashMap::new();
     let mut every: HashMap<(bool, u16), usize> = HashMap::new();

@@ -31,12 +31,13 @@ pub(super) fn read(reader: &mut Reader<'_>, document: &DeTable<'_>) -> (Draft, S
     let root = Section { called: keys::ROOT.place.into(), table: document, at: 0..0 };
     reader.keys(&root, &keys::ROOT);
     let mut seen = Seen::default();
-    let (admin, admin_http_at) = admin(reader, &root);
+    let (admin, admin_http_at, haproxy_socket_at) = admin(reader, &root);
     let draft = Draft {
         global: global(reader, &root),
         log: log(reader, &root),
         admin,
         admin_http_at,
+        haproxy_socket_at,
         listeners: listeners(reader, &root, &mut seen),
         pools: pools(reader, &root, &mut seen),
     };
@@ -166,25 +167,19 @@ fn log_target(reader: &mut Reader<'_>, section: &Section<'_, '_>, socket: Option
     None
 }
 
-fn admin(reader: &mut Reader<'_>, root: &Section<'_, '_>) -> (Admin, At) {
-    let mut admin = Admin { socket: Some(PathBuf::from(limits::ADMIN_SOCKET_DEFAULT)), http: None };
-    let mut http_at = 0..0;
+fn admin(reader: &mut Reader<'_>, root: &Section<'_, '_>) -> (Admin, At, At) {
+    let socket = Some(PathBuf::from(limits::ADMIN_SOCKET_DEFAULT));
+    let mut admin = Admin { socket, http: None, haproxy_socket: None };
+    let (mut http_at, mut haproxy_at) = (0..0, 0..0);
     let Some(section) = section(reader, root, "admin", &keys::ADMIN) else {
-        return (admin, http_at);
+        return (admin, http_at, haproxy_at);
     };
-    let socket = section.table.get("socket");
-    if let Some(text) = socket.and_then(|value| reader.string("socket", value)) {
-        match text.value.strip_prefix("unix:") {
-            Some(path) => {
-                let help = format!("write {}; it is always a unix socket", quote(path));
-                reader.advise(&text.at, "`socket` is a path, without `unix:`", help);
-            }
-            None => {
-                if let Some(path) = reader.check(&text.at, value::unix_path(&text.value)) {
-                    admin.socket = Some(path.value);
-                }
-            }
-        }
+    if let Some((path, _)) = socket_path(reader, &section, "socket") {
+        admin.socket = Some(path);
+    }
+    if let Some((path, at)) = socket_path(reader, &section, "haproxy_socket") {
+        admin.haproxy_socket = Some(path);
+        haproxy_at = at;
     }
     let http = section.table.get("http");
     if let Some(text) = http.and_then(|value| reader.string("http", value)) {
@@ -198,7 +193,19 @@ fn admin(reader: &mut Reader<'_>, root: &Section<'_, '_>) -> (Admin, At) {
         admin.http = address.map(|address| address.value);
         http_at = text.at;
     }
-    (admin, http_at)
+    (admin, http_at, haproxy_at)
+}
+
+/// A key of `[admin]` that names a unix socket, and where.
+fn socket_path(reader: &mut Reader<'_>, section: &Section<'_, '_>, key: &'static str) -> Option<(PathBuf, At)> {
+    let text = reader.string(key, section.table.get(key)?)?;
+    if let Some(path) = text.value.strip_prefix("unix:") {
+        let help = format!("write {}; it is always a unix socket", quote(path));
+        reader.advise(&text.at, format!("`{key}` is a path, without `unix:`"), help);
+        return None;
+    }
+    let path = reader.check(&text.at, value::unix_path(&text.value))?;
+    Some((path.value, text.at))
 }
 
 /// The named tables below `key`, with names that may be used.

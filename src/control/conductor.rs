@@ -32,6 +32,7 @@ use super::pace::Pace;
 use super::prober::{Order, Prober};
 use super::ramps::Ramps;
 use super::reload::{Answer, Prepared, Workshop, changes, needs_restart, places};
+use super::runtime;
 use super::shortage;
 use super::signals::{Signal, Signals};
 use super::source::Source;
@@ -176,6 +177,7 @@ impl Conductor {
         self.prober.begin();
         self.prober.adopt(&self.board.panel.commons.scene.load().plan);
         admin::serve(&self.admin, &self.board).map_err(start("the admin server"))?;
+        runtime::serve(&self.admin, &self.board).map_err(start("the runtime socket"))?;
         booted(&self.board.panel);
         self.tell_ready();
         let leave = self.serve(&mut signals).await;

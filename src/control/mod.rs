@@ -8,7 +8,8 @@
 //!                      ├── reload    file → plan → doors → one swap; refused as a whole if anything is wrong
 //!                      ├── prober    checks of servers, rests for those that fail
 //!                      ├── fleet     the workers: start, letters, farewell
-//!                      └── admin     metrics, status, health, reload over HTTP
+//!                      ├── admin     metrics, status, health, reload over HTTP
+//!                      └── runtime   HAProxy's line protocol, for hatop and operators' scripts
 //! ```
 
 pub mod admin;
@@ -25,6 +26,7 @@ mod pace;
 mod prober;
 mod ramps;
 pub mod reload;
+pub mod runtime;
 pub mod sessions;
 mod shortage;
 mod signals;

@@ -218,7 +218,7 @@ fn number(gauge: &mut MetricEncoder, value: f64) -> Result<(), Error> {
 }
 
 /// One histogram of a pool over all workers: counts by bucket, and the sum in microseconds.
-pub(super) fn merged<'p>(
+pub fn merged<'p>(
     ledger: &'p PoolLedger,
     figure: impl Fn(&'p PoolTally) -> &'p Histogram,
 ) -> ([u64; BOUNDS_US.len() + 1], u64) {
@@ -316,7 +316,7 @@ fn for_listeners(page: &mut Page, listeners: &[Arc<Listener>]) -> Result<(), Err
 
 /// Sessions of a listener that are open now. The counts of several workers are not read at one instant; an end is never
 /// counted before its opening by the same worker, so reading the ends first keeps the difference from going negative.
-pub(super) fn sessions_open(listener: &Listener) -> u64 {
+pub fn sessions_open(listener: &Listener) -> u64 {
     let tally = &listener.ledger.tally;
     let ended = tally.sum(|t| t.ended.iter().map(|count| count.read()).sum());
     tally.sum(|t| t.opened.read()).saturating_sub(ended)

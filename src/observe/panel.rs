@@ -229,7 +229,7 @@ pub(crate) mod tests {
                 drain_ms: 30_000,
             },
             log: Log { target: LogTarget::Stdout, format: LogFormat::Json, access: true },
-            admin: Admin { socket: None, http: None },
+            admin: Admin { socket: None, http: None, haproxy_socket: None },
             listeners: vec![Arc::new(listener)],
             pools: vec![pool],
         }

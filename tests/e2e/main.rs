@@ -24,6 +24,7 @@ mod prometheus;
 mod queue;
 mod relay;
 mod reload;
+mod runtime;
 mod sight;
 mod steer;
 mod stop;

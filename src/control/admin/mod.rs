@@ -27,7 +27,7 @@ use self::feed::Feed;
 
 pub use self::routes::{History, Info, Problem};
 pub use self::server::conversation;
-pub(super) use self::server::serve;
+pub(super) use self::server::{Slots, Spare, serve};
 pub(super) use self::sockets::AdminSockets;
 
 /// What the conductor can be asked for.

@@ -165,31 +165,32 @@ pub fn conversation(panel: &Arc<Panel>, text: &str, said: &[u8], all_rights: boo
 }
 
 /// The connections one socket may have.
-struct Slots {
+pub(in crate::control) struct Slots {
     free: Arc<Semaphore>,
     spare: Spare,
 }
 
 /// One of them.
-struct Slot {
+pub(in crate::control) struct Slot {
     _permit: OwnedSemaphorePermit,
     spare: Spare,
 }
 
 impl Slots {
-    fn new(spare: Spare) -> Self {
+    /// All free.
+    pub(in crate::control) fn new(spare: Spare) -> Self {
         spare.refill();
         Self { free: Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX)), spare }
     }
 
     /// Waits for a free one.
-    async fn take(&self) -> Slot {
+    pub(in crate::control) async fn take(&self) -> Slot {
         let permit = Arc::clone(&self.free).acquire_owned().await.expect("nobody closes the semaphore");
         Slot { _permit: permit, spare: self.spare.clone() }
     }
 
     /// Makes the next accept possible where it can be: when sessions hold every descriptor, an operator has to look.
-    async fn recover(&self, error: &io::Error) {
+    pub(in crate::control) async fn recover(&self, error: &io::Error) {
         let exhausted = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
         if !(exhausted && self.spare.release()) {
             tokio::time::sleep(PAUSE).await;
@@ -205,7 +206,7 @@ impl Drop for Slot {
 
 /// Descriptors held so that they can be let go of.
 #[derive(Clone, Default)]
-struct Spare(Rc<RefCell<Vec<File>>>);
+pub(in crate::control) struct Spare(Rc<RefCell<Vec<File>>>);
 
 impl Spare {
     /// One for a connection, two for what its answer reads below /proc.

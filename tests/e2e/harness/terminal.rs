@@ -102,6 +102,14 @@ impl Terminal {
         assert!(found.is_ok(), "{what}; it shows:\n{last}");
     }
 
+    /// Waits until the screen has a line that `suits`, and returns it.
+    pub fn await_line(&self, what: &str, suits: impl Fn(&str) -> bool) -> String {
+        let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            await_some(what, || self.screen().lines().find(|line| suits(line)).map(str::to_owned))
+        }));
+        found.unwrap_or_else(|_| panic!("gave up waiting for {what}; it shows:\n{}", self.screen()))
+    }
+
     /// Sends the program a signal.
     pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).expect("a process id");
@@ -137,7 +145,7 @@ fn window(columns: u16, lines: u16) -> libc::winsize {
     libc::winsize { ws_row: lines, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }
 }
 
-/// What a terminal shows after all that: text, and the few sequences that programs of ours use.
+/// What a terminal shows after all that: text, and the few sequences that the programs under test use.
 fn show(written: &str, (columns, lines): (u16, u16)) -> String {
     let (columns, lines) = (usize::from(columns), usize::from(lines));
     let blank = || vec![vec![' '; columns]; lines];
@@ -146,8 +154,14 @@ fn show(written: &str, (columns, lines): (u16, u16)) -> String {
     while let Some(c) = rest.next() {
         match c {
             '\u{1b}' => {
-                if rest.next() != Some('[') {
-                    continue;
+                match rest.next() {
+                    Some('[') => {}
+                    // Another set of characters is named.
+                    Some('(' | ')') => {
+                        rest.next();
+                        continue;
+                    }
+                    _ => continue,
                 }
                 let mut arguments = String::new();
                 let last = rest.by_ref().find(|c| {
@@ -159,11 +173,16 @@ fn show(written: &str, (columns, lines): (u16, u16)) -> String {
                 match last {
                     Some('H') => (y, x) = (number(0) - 1, number(1) - 1),
                     Some('J') => cells = blank(),
+                    Some('A') => y = y.saturating_sub(number(0)),
+                    Some('B') => y += number(0),
+                    Some('C') => x += number(0),
+                    Some('D') => x = x.saturating_sub(number(0)),
                     Some('K') if y < lines => cells[y][x.min(columns)..].fill(' '),
                     _ => {}
                 }
             }
             '\r' => x = 0,
+            '\u{8}' => x = x.saturating_sub(1),
             '\n' => y += 1,
             c if c.is_control() => {}
             c => {
