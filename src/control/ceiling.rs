@@ -93,6 +93,14 @@ impl Ceiling {
     }
 }
 
+/// Sessions that memory holds with so many workers; how many bytes that is, and whose limit. `None`: nobody says.
+pub fn held_by_memory(workers: u64) -> Option<(u32, u64, &'static str)> {
+    let memory = memory::allowance((workers + OTHER_THREADS) * ADDRESSES_PER_THREAD);
+    let ceiling = Ceiling { descriptors: 0, memory, workers };
+    let Allowance { bytes, by, .. } = *ceiling.memory.as_ref()?;
+    Some((ceiling.within_memory(None, u32::MAX).unwrap_or(0), bytes, by))
+}
+
 /// Descriptors besides sessions.
 fn needs(plan: &Plan, workers: u64) -> Needs {
     let addresses = plan.listeners.iter().map(|listener| listener.binds.len() as u64).sum();

@@ -34,3 +34,5 @@ pub mod source;
 pub mod steer;
 mod systemd;
 mod watchdog;
+
+pub use self::ceiling::held_by_memory;

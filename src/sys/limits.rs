@@ -9,7 +9,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 /// Descriptors one session holds.
 pub const PER_SESSION: u64 = 2;
 /// Descriptors a daemon keeps for itself: standard streams, log, control ring and epoll, signal pipe, the admin listeners
-/// and twice 64 admin connections, and spare for listeners that a reload adds. Of a small limit it is an eighth.
+/// and up to 64 connections on each of the three, and spare for listeners that a reload adds. Of a small limit it is an eighth.
 pub const FIXED: u64 = 256;
 /// What a daemon cannot do without.
 pub const FIXED_MIN: u64 = 48;

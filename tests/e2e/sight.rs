@@ -9,7 +9,7 @@ use ringway::dataplane::ending::Ending;
 use serde_json::Value;
 
 use crate::harness::facts::{await_some, await_that, http_get, http_over, lines_of};
-use crate::harness::ground::Ground;
+use crate::harness::ground::{Ground, in_own_network};
 use crate::harness::peers::{Server, ask, connect, exchange, read_exactly};
 use crate::harness::ringway::{BINARY, Ringway, Setup, all_of, one_pool};
 
@@ -235,6 +235,48 @@ fn doctor_speaks_of_engine_and_limits() {
     for word in ["kernel", "io_uring", "pipe"] {
         assert!(said.to_lowercase().contains(word), "{word}: {said}");
     }
+}
+
+/// On a network of its own, whose sysctls are its own: what they are set to is found, and each remedy, done as it says,
+/// is one.
+#[test]
+fn the_remedies_of_the_doctor_help() {
+    let worse = [
+        ("net.core.somaxconn", "128", "accept queue"),
+        ("net.ipv4.tcp_syncookies", "0", "handshakes"),
+        ("net.ipv4.ip_local_port_range", "50000 50063", "local ports"),
+        ("net.ipv4.tcp_tw_reuse", "0", "closed ports"),
+        ("net.ipv4.tcp_rmem", "4096 131072 212992", "receive buffer"),
+        ("net.ipv6.conf.all.disable_ipv6", "1", "IPv6"),
+    ];
+    in_own_network(|| {
+        let set = |name: &str, value: &str| {
+            let path = format!("/proc/sys/{}", name.replace('.', "/"));
+            std::fs::write(&path, value).unwrap_or_else(|error| panic!("{path}: {error}"));
+        };
+        set("net.ipv4.tcp_max_syn_backlog", "128");
+        let examined = |subject: &str| -> Value {
+            let output = Command::new(BINARY).args(["doctor", "--json"]).output().expect("the binary under test");
+            let findings: Vec<Value> = serde_json::from_slice(&output.stdout).expect("JSON");
+            let found = findings.into_iter().find(|finding| finding["subject"] == subject);
+            found.unwrap_or_else(|| panic!("nothing about {subject}: {}", all_of(&output)))
+        };
+        for (name, value, subject) in worse {
+            set(name, value);
+            let found = examined(subject);
+            let remedy = found["remedy"].as_str().unwrap_or_else(|| panic!("{found}"));
+            assert_eq!(found["verdict"], "WARN", "{found}");
+            let order = remedy.strip_prefix("sysctl -w ").unwrap_or_else(|| panic!("{remedy}"));
+            let (key, rest) = order.split_once('=').expect("a setting");
+            let value = match rest.strip_prefix('"') {
+                Some(quoted) => quoted.split('"').next(),
+                None => rest.split([',', ':', ' ']).next(),
+            };
+            assert_eq!(key, name);
+            set(key, value.expect("a value"));
+            assert_eq!(examined(subject)["verdict"], "OK", "after {remedy}");
+        }
+    });
 }
 
 #[test]
