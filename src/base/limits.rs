@@ -91,6 +91,10 @@ pub const RECORDS_TURN_MAX: usize = 1_024;
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// Longest head of a request, in bytes (hyper's least).
 pub const ADMIN_HEAD_MAX: usize = 8 * 1024;
+/// Requests a second, on each socket…
+pub const ADMIN_REQUESTS_A_SECOND: u32 = 200;
+/// …and at once after a pause.
+pub const ADMIN_REQUESTS_BURST: u32 = 400;
 /// Largest body of a request, in bytes.
 pub const ADMIN_BODY_MAX: usize = 1024 * 1024;
 /// Most sessions that are listed at once.
@@ -204,7 +208,7 @@ const fn bound(what: &'static str, most: Most, cost: &'static str, then: &'stati
 }
 
 /// The bounds an operator can meet.
-pub const TABLE: [Bound; 29] = [
+pub const TABLE: [Bound; 30] = [
     bound(
         "sessions",
         Most::Key("max_connections"),
@@ -291,6 +295,12 @@ pub const TABLE: [Bound; 29] = [
         "503; one that does not read for 10 s is dropped",
     ),
     bound("line on `haproxy_socket`", bytes(RUNTIME_LINE_MAX), "", "the connection is closed"),
+    bound(
+        "admin requests a second, per socket",
+        count(ADMIN_REQUESTS_A_SECOND as usize),
+        "400 at once after a pause",
+        "429; `/livez` and `/readyz` are always answered",
+    ),
     bound("head of an admin request", bytes(ADMIN_HEAD_MAX), "", "431"),
     bound("body of an admin request", bytes(ADMIN_BODY_MAX), "", "413"),
     bound("answer to a MySQL check", bytes(MYSQL_ANSWER_MAX), "", "the check fails"),

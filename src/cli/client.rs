@@ -214,7 +214,7 @@ impl Reply {
         if self.status == 200 {
             return Ok(self.body);
         }
-        let words = serde_json::from_str::<Problem>(&self.body).map_or(self.body, |problem| problem.error);
+        let words = serde_json::from_str::<Problem>(&self.body).map_or(self.body, |problem| problem.detail);
         Err(ClientError::Refused(words.trim_end().to_owned()))
     }
 }
@@ -257,7 +257,8 @@ mod tests {
 
     #[test]
     fn a_refusal_is_told_in_the_words_of_the_daemon() {
-        let reply = Reply { status: 503, body: "{\"error\": \"stopping\"}\n".into() };
+        let problem = r#"{"type": "about:blank", "title": "Service Unavailable", "status": 503, "detail": "stopping"}"#;
+        let reply = Reply { status: 503, body: format!("{problem}\n") };
         assert_eq!(reply.accepted().expect_err("no").to_string(), "the daemon says: stopping");
     }
 }

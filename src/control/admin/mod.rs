@@ -15,6 +15,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
+use crate::base::bucket::Bucket;
 use crate::dataplane::roll::{Called, Task, Whose};
 use crate::observe::panel::Panel;
 
@@ -25,7 +26,7 @@ pub(super) use crate::base::limits::COMMANDS_MAX;
 
 use self::feed::Feed;
 
-pub use self::routes::{History, Info, Problem};
+pub use self::routes::{History, Info, Problem, ROUTES, Route};
 pub use self::server::conversation;
 pub(super) use self::server::{Slots, Spare, serve};
 pub(super) use self::sockets::AdminSockets;
@@ -103,11 +104,27 @@ pub(super) struct Board {
     pub(super) commands: mpsc::Sender<Command>,
     /// Those who watch.
     feed: Arc<Feed>,
+    /// How fast requests come.
+    requests: Requests,
+}
+
+/// One bucket for each socket: whoever may look cannot keep out whoever may do everything.
+#[derive(Debug, Default)]
+struct Requests {
+    unix: Bucket,
+    tcp: Bucket,
 }
 
 impl Board {
     /// A board with nobody who watches.
     pub(super) fn new(panel: Arc<Panel>, text: String, source: String, commands: mpsc::Sender<Command>) -> Self {
-        Self { panel, text: ArcSwap::from_pointee(text), source, commands, feed: Arc::default() }
+        Self {
+            panel,
+            text: ArcSwap::from_pointee(text),
+            source,
+            commands,
+            feed: Arc::default(),
+            requests: Requests::default(),
+        }
     }
 }

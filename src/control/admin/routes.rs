@@ -1,4 +1,4 @@
-//! What the admin server answers.
+//! What the admin server answers; `config/openapi.json` says it to programs.
 //!
 //! | path | |
 //! |---|---|
@@ -15,6 +15,8 @@
 //! | `POST /v1/server` | changes a server: [`ServerChange`]; unix socket only |
 //! | `POST /v1/rollback` | takes up the configuration before the last reload; unix socket only |
 //! | `POST /v1/reload` | reads the configuration again and says how that went; unix socket only. `?wait` answers when removed addresses are closed |
+//!
+//! An answer that is no success is a [`Problem`].
 
 use std::convert::Infallible;
 use std::rc::Rc;
@@ -23,16 +25,18 @@ use std::sync::Arc;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
-use hyper::header::{REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{REFERRER_POLICY, RETRY_AFTER, VARY, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use crate::base::limits::ADMIN_BODY_MAX;
+use crate::base::bucket::Rate;
+use crate::base::limits::{ADMIN_BODY_MAX, ADMIN_REQUESTS_A_SECOND, ADMIN_REQUESTS_BURST};
 use crate::control::explain;
 use crate::control::reload::Answer;
 use crate::control::sessions::{self, Kill};
 use crate::control::steer::{Refused, ServerChange};
+use crate::dataplane::commons::monotonic_ns;
 use crate::dataplane::roll::{Called, Task, Whose};
 use crate::observe::history::Sample;
 use crate::observe::metrics::{self, Dialect};
@@ -47,6 +51,8 @@ use super::{Board, Command, Peer};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
+/// RFC 9457.
+const PROBLEM: &str = "application/problem+json";
 const EVENTS: &str = "text/event-stream; charset=utf-8";
 
 /// What a caller may do.
@@ -86,12 +92,77 @@ pub struct Info {
     pub uptime_s: f64,
 }
 
-/// The body of an answer that is no success.
+/// The body of an answer that is no success (RFC 9457). Of a reload that was refused it has the fields of [`Answer`] too.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Problem {
-    /// What is the matter, in one line.
-    pub error: String,
+    /// Always `about:blank`: the status says what kind of problem it is.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The status in words.
+    pub title: String,
+    /// The status.
+    pub status: u16,
+    /// What is the matter.
+    pub detail: String,
 }
+
+impl Problem {
+    fn new(status: StatusCode, detail: &str) -> Self {
+        Self {
+            kind: "about:blank".into(),
+            title: status.canonical_reason().unwrap_or_default().into(),
+            status: status.as_u16(),
+            detail: detail.to_owned(),
+        }
+    }
+}
+
+/// A reload that was refused.
+#[derive(Serialize)]
+struct NotApplied<'a> {
+    #[serde(flatten)]
+    problem: Problem,
+    #[serde(flatten)]
+    answer: &'a Answer,
+}
+
+/// Something that can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Where.
+    pub path: &'static str,
+    /// It changes something, and takes `POST`; otherwise `GET` and `HEAD`.
+    pub changes: bool,
+    /// Only whoever may change something may ask.
+    pub private: bool,
+}
+
+const fn look_at(path: &'static str) -> Route {
+    Route { path, changes: false, private: false }
+}
+
+const fn private(path: &'static str, changes: bool) -> Route {
+    Route { path, changes, private: true }
+}
+
+/// All there is.
+pub const ROUTES: [Route; 15] = [
+    look_at("/"),
+    look_at("/metrics"),
+    look_at("/livez"),
+    look_at("/readyz"),
+    look_at("/v1/status"),
+    look_at("/v1/info"),
+    look_at("/v1/history"),
+    look_at("/v1/events"),
+    look_at("/v1/explain"),
+    private("/v1/config", false),
+    private("/v1/sessions", false),
+    private(RELOAD, true),
+    private(ROLLBACK, true),
+    private(SERVER, true),
+    private(KILL, true),
+];
 
 /// `/v1/history`: what led here.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -115,7 +186,8 @@ pub(super) async fn answer(
 ) -> Result<Reply, Infallible> {
     let (head, body) = request.into_parts();
     let wants_text = head.headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("").to_owned();
-    if let Some(refusal) = refuse(&head.method, head.uri.path(), rights) {
+    let refusal = refuse(&head.method, head.uri.path(), rights);
+    if let Some(refusal) = refusal.or_else(|| slow_down(head.uri.path(), rights, &board)) {
         return Ok(refusal);
     }
     let body = match read(body).await {
@@ -142,19 +214,6 @@ pub(super) async fn answer(
     })
 }
 
-const LOOKS: [&str; 11] = [
-    "/",
-    "/metrics",
-    "/livez",
-    "/readyz",
-    "/v1/status",
-    "/v1/info",
-    "/v1/history",
-    "/v1/events",
-    "/v1/config",
-    "/v1/explain",
-    "/v1/sessions",
-];
 const RELOAD: &str = "/v1/reload";
 const ROLLBACK: &str = "/v1/rollback";
 const SERVER: &str = "/v1/server";
@@ -162,12 +221,11 @@ const KILL: &str = "/v1/kill";
 
 /// What is refused before anything is done.
 fn refuse(method: &Method, path: &str, rights: Rights) -> Option<Reply> {
-    let allowed = match path {
-        RELOAD | ROLLBACK | SERVER | KILL => "POST",
-        path if LOOKS.contains(&path) => "GET, HEAD",
-        _ => return Some(problem(StatusCode::NOT_FOUND, "there is nothing here; GET / shows the status")),
+    let Some(route) = ROUTES.iter().find(|route| route.path == path) else {
+        return Some(problem(StatusCode::NOT_FOUND, "there is nothing here; GET / shows the status"));
     };
-    if matches!(path, RELOAD | ROLLBACK | SERVER | KILL | "/v1/config" | "/v1/sessions") && rights == Rights::Read {
+    let allowed = if route.changes { "POST" } else { "GET, HEAD" };
+    if route.private && rights == Rights::Read {
         return Some(problem(StatusCode::FORBIDDEN, "only on the unix socket of [admin]"));
     }
     if !allowed.split(", ").any(|allowed| allowed == method.as_str()) {
@@ -176,6 +234,26 @@ fn refuse(method: &Method, path: &str, rights: Rights) -> Option<Reply> {
         return Some(refusal);
     }
     None
+}
+
+/// Requests come too fast on this socket. Whoever asks whether we live is not kept waiting by others: it costs nothing, and
+/// the wrong answer ends the daemon.
+fn slow_down(path: &str, rights: Rights, board: &Board) -> Option<Reply> {
+    if matches!(path, "/livez" | "/readyz") {
+        return None;
+    }
+    let bucket = match rights {
+        Rights::Read => &board.requests.tcp,
+        Rights::All { .. } => &board.requests.unix,
+    };
+    let rate = Rate::new(ADMIN_REQUESTS_A_SECOND, 1_000_000_000, ADMIN_REQUESTS_BURST);
+    if bucket.take(rate, monotonic_ns()) {
+        return None;
+    }
+    let detail = format!("more than {ADMIN_REQUESTS_A_SECOND} requests a second came on this socket; ask again later");
+    let mut refusal = problem(StatusCode::TOO_MANY_REQUESTS, &detail);
+    refusal.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    Some(refusal)
 }
 
 async fn read(body: Incoming) -> Result<Bytes, Reply> {
@@ -263,7 +341,12 @@ fn info(board: &Board, panel: &Panel) -> Info {
 /// Asks the conductor for another configuration.
 async fn reload(board: &Board, command: impl FnOnce(super::Reply) -> Command) -> Reply {
     match ask(board, |told| command(Box::new(move |answer| drop(told.send(answer))))).await {
-        Ok(answer) => json(status_of(&answer), &answer),
+        Ok(answer) if answer.applied => json(StatusCode::OK, &answer),
+        Ok(answer) => {
+            let status = StatusCode::UNPROCESSABLE_ENTITY;
+            let problem = Problem::new(status, &answer.report);
+            body(status, PROBLEM, &NotApplied { problem, answer: &answer })
+        }
         Err(refusal) => refusal,
     }
 }
@@ -335,18 +418,18 @@ async fn ask<T>(board: &Board, command: impl FnOnce(oneshot::Sender<T>) -> Comma
     answer.await.map_err(|_| problem(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping"))
 }
 
-fn status_of(answer: &Answer) -> StatusCode {
-    if answer.applied { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY }
-}
-
-fn problem(status: StatusCode, error: &str) -> Reply {
-    json(status, &Problem { error: error.to_owned() })
+fn problem(status: StatusCode, detail: &str) -> Reply {
+    body(status, PROBLEM, &Problem::new(status, detail))
 }
 
 fn json(status: StatusCode, value: &impl Serialize) -> Reply {
+    body(status, JSON, value)
+}
+
+fn body(status: StatusCode, kind: &'static str, value: &impl Serialize) -> Reply {
     let mut text = serde_json::to_string_pretty(value).expect("our own types serialise");
     text.push('\n');
-    reply(status, JSON, text)
+    reply(status, kind, text)
 }
 
 fn reply(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Reply {
@@ -401,9 +484,20 @@ mod tests {
     #[test]
     fn every_look_answers() {
         let board = board();
-        for path in LOOKS {
-            assert_eq!(look(path, "", &board).status(), 200, "{path}");
+        for route in ROUTES.iter().filter(|route| !route.changes) {
+            assert_eq!(look(route.path, "", &board).status(), 200, "{}", route.path);
         }
+    }
+
+    #[test]
+    fn who_asks_too_fast_is_told_so() {
+        let board = board();
+        let refused = |path: &str, rights| slow_down(path, rights, &board).map(|refusal| refusal.status().as_u16());
+        let allowed = (0..100_000).take_while(|_| refused("/metrics", Rights::Read).is_none()).count();
+        assert!((ADMIN_REQUESTS_BURST as usize..99_000).contains(&allowed), "{allowed}");
+        assert_eq!(refused("/v1/status", Rights::Read), Some(429));
+        assert_eq!(refused("/livez", Rights::Read), None, "nobody may make it look dead");
+        assert_eq!(refused("/v1/status", Rights::All { by: None }), None, "the other socket is another matter");
     }
 
     #[test]
