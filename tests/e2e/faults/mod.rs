@@ -5,6 +5,7 @@
 use std::io::Write;
 use std::net::TcpStream;
 
+mod admin;
 mod bytes;
 mod clock;
 mod crowds;
