@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use socket2::SockRef;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
 use crate::config::plan::Address;
@@ -112,7 +112,20 @@ impl Link {
             Link::Tcp(stream) => stream.try_read(&mut buffer),
             Link::Unix(stream) => stream.try_read(&mut buffer),
         }?;
+        if count < READ {
+            self.is_read();
+        }
         Ok(buffer[..count].to_vec())
+    }
+
+    /// There was less than was asked for, so there is no more: the next wait need not find that out by another read. What comes
+    /// meanwhile, and an end, are told anew: epoll(7), "Do I need to continuously read/write…".
+    fn is_read(&self) {
+        let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+        let _ = match self {
+            Link::Tcp(stream) => stream.try_io(Interest::READABLE, nothing),
+            Link::Unix(stream) => stream.try_io(Interest::READABLE, nothing),
+        };
     }
 
     /// Sends as much as goes now; how many bytes did.
