@@ -5,12 +5,12 @@
 //! ever waits for it.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::JoinHandle;
+use std::sync::{Arc, OnceLock};
+use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
 
 use crate::base::limits::{BUFFERED_MAX, LETTERS_MAX, RECORDS_TURN_MAX};
 use crate::dataplane::commons::{Commons, monotonic_ns};
@@ -50,6 +50,8 @@ impl LogTally {
 pub struct Log {
     letters: Sender<Letter>,
     tally: Arc<LogTally>,
+    /// The thread that reads them, once it runs.
+    reader: Arc<OnceLock<Thread>>,
 }
 
 /// The thread's end of the queue, before the thread runs.
@@ -76,7 +78,7 @@ enum Letter {
 /// A log that nobody writes out yet: what is said waits in its queue.
 pub fn open() -> (Log, Inbox) {
     let (sender, receiver) = bounded(LETTERS_MAX);
-    let log = Log { letters: sender, tally: Arc::default() };
+    let log = Log { letters: sender, tally: Arc::default(), reader: Arc::default() };
     (log, Inbox { letters: receiver })
 }
 
@@ -105,6 +107,8 @@ impl Log {
     fn send(&self, letter: Letter) {
         if self.letters.try_send(letter).is_err() {
             self.tally.events_dropped.fetch_add(1, Ordering::Relaxed);
+        } else if let Some(reader) = self.reader.get() {
+            reader.unpark();
         }
     }
 }
@@ -126,6 +130,7 @@ impl Inbox {
             complained: None,
         };
         let thread = std::thread::Builder::new().name("ringway-log".into()).spawn(move || writer.run())?;
+        log.reader.get_or_init(|| thread.thread().clone());
         Ok(LogThread { letters: log.letters.clone(), thread })
     }
 }
@@ -141,6 +146,7 @@ impl LogThread {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
+        self.thread.thread().unpark();
         while !self.thread.is_finished() {
             if Instant::now() > deadline {
                 return; // stuck in a write: the process ends without it
@@ -190,24 +196,20 @@ impl Writer {
         }
     }
 
-    /// Waits for a letter, for `pause` at most, and reads all there are.
+    /// Waits for a letter, for `pause` at most, and reads all there are. The wait of a channel begins with a spin, which takes
+    /// the core from the worker that shares it; parking does not.
     fn read_letters(&mut self, pause: Duration) -> Next {
-        let mut letter = match self.letters.recv_timeout(pause) {
-            Ok(letter) => letter,
-            Err(RecvTimeoutError::Timeout) => return Next::Go,
-            Err(RecvTimeoutError::Disconnected) => return Next::Finish,
-        };
+        if self.letters.is_empty() && !pause.is_zero() {
+            std::thread::park_timeout(pause);
+        }
         loop {
-            match letter {
-                Letter::Say(event) => self.write_event(&event),
-                Letter::Reopen => self.reopen(),
-                Letter::Restyle(style, sink) => self.restyle(style, sink),
-                Letter::Finish => return Next::Finish,
+            match self.letters.try_recv() {
+                Ok(Letter::Say(event)) => self.write_event(&event),
+                Ok(Letter::Reopen) => self.reopen(),
+                Ok(Letter::Restyle(style, sink)) => self.restyle(style, sink),
+                Ok(Letter::Finish) | Err(TryRecvError::Disconnected) => return Next::Finish,
+                Err(TryRecvError::Empty) => return Next::Go,
             }
-            letter = match self.letters.try_recv() {
-                Ok(letter) => letter,
-                Err(_) => return Next::Go,
-            };
         }
     }
 
