@@ -10,7 +10,7 @@ use crate::harness::facts::await_that;
 use crate::harness::ground::Ground;
 use crate::harness::peers::{Server, ask};
 use crate::harness::ringway::{BINARY, Ringway, all_of, one_pool};
-use crate::harness::terminal::Terminal;
+use crate::harness::terminal::{Terminal, in_a_terminal_that_goes};
 
 fn top(ringway: &Ringway, words: &[&str]) -> Command {
     let mut command = Command::new(BINARY);
@@ -70,6 +70,17 @@ fn a_server_is_drained_by_hand() {
     terminal.press("q");
     assert_eq!(terminal.wait().code(), Some(0));
     was_given_back(&terminal);
+    ringway.end_well();
+}
+
+/// Nobody sends a signal to a program that its terminal does not control.
+#[test]
+fn a_terminal_that_goes_away_ends_it() {
+    let ground = Ground::new();
+    let server_a = Server::named(&ground, "a");
+    let ringway = Ringway::start(&ground, &one_pool(ground.address(), &[server_a.address()], ""));
+    let status = in_a_terminal_that_goes(&mut top(&ringway, &[]), "EVENTS");
+    assert_eq!(status.code(), Some(129));
     ringway.end_well();
 }
 

@@ -1,14 +1,17 @@
 //! The terminal of `ringway top`: taken, drawn on, given back whatever happens.
 //!
-//! Three threads: this one draws and reads keys; one asks the daemon, and may wait for it; one hears signals. They talk by
-//! messages, so a daemon that hangs never makes the keys hang.
+//! Four threads: this one draws and reads keys; one asks the daemon, and may wait for it; one hears signals; one waits for the
+//! end of the terminal. They talk by messages, so a daemon that hangs never makes the keys hang.
 
-use std::io;
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::cursor::Show;
@@ -45,6 +48,9 @@ pub(super) fn run(model: Model, first: Look, target: Target, interval: Duration)
     let told = out.clone();
     thread::Builder::new().name("ask".into()).spawn(move || ask(&target, interval, &wanted, &told))?;
     thread::Builder::new().name("signals".into()).spawn(move || hear_signals(&out))?;
+    if io::stdin().is_terminal() {
+        thread::Builder::new().name("hang-up".into()).spawn(await_hang_up)?;
+    }
     show_cursor_on_panic();
     // A panic gives the terminal back, too: this sets a hook for all but the cursor.
     let mut terminal = ratatui::try_init()?;
@@ -66,6 +72,23 @@ fn show_cursor_on_panic() {
         let _ = execute!(io::stdout(), Show);
         usual(panic);
     }));
+}
+
+/// Waits until the terminal is gone, and leaves. Only whom it controls gets SIGHUP for that; others read its end for ever, and
+/// so does the wait for a key.
+fn await_hang_up() {
+    let input = io::stdin();
+    let mut polled = [PollFd::new(input.as_fd(), PollFlags::empty())];
+    loop {
+        let gone = match poll(&mut polled, PollTimeout::NONE) {
+            Ok(_) => polled[0].any().unwrap_or(true),
+            Err(errno) => errno != Errno::EINTR,
+        };
+        if gone {
+            // There is nothing to give back, and nobody to tell.
+            std::process::exit(128 + Signal::SIGHUP as i32);
+        }
+    }
 }
 
 struct Screen {

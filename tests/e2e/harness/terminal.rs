@@ -4,9 +4,10 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -15,7 +16,7 @@ use super::facts::await_some;
 
 /// A program that runs in a terminal of its own.
 pub struct Terminal {
-    child: Child,
+    child: Killed,
     /// The end of the terminal where the keyboard and the screen are.
     near: File,
     /// All that was written to it.
@@ -26,13 +27,7 @@ pub struct Terminal {
 impl Terminal {
     /// Starts a program in a terminal of so many columns and lines.
     pub fn start(command: &mut Command, columns: u16, lines: u16) -> Self {
-        let (mut near, mut far) = (-1, -1);
-        let size = window(columns, lines);
-        // SAFETY: the first two point to integers of ours, the last to a window size; the others may be null (openpty(3)).
-        let made = unsafe { libc::openpty(&mut near, &mut far, std::ptr::null_mut(), std::ptr::null(), &size) };
-        assert_eq!(made, 0, "a pseudo-terminal: {}", io::Error::last_os_error());
-        // SAFETY: both were just made, and belong to nobody else.
-        let (near, far) = unsafe { (File::from_raw_fd(near), File::from_raw_fd(far)) };
+        let (near, far) = open(columns, lines);
         let end = || far.try_clone().expect("a second handle");
         command.stdin(end()).stdout(end()).stderr(end());
         // SAFETY: between fork and exec only setsid(2), ioctl(2) and prctl(2) are called, which are async-signal-safe.
@@ -45,13 +40,10 @@ impl Terminal {
                 set_pdeathsig(Signal::SIGKILL).map_err(Into::into)
             });
         }
-        let child = command.spawn().expect("the program under test");
+        let child = Killed(command.spawn().expect("the program under test"));
         // Ours would keep the terminal open when the program has ended: the reader below would never end.
         drop(far);
-        command
-            .stdin(std::process::Stdio::null())
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let written: Arc<Mutex<Vec<u8>>> = Arc::default();
         std::thread::spawn({
             let (mut screen, written) = (near.try_clone().expect("a second handle"), Arc::clone(&written));
@@ -112,13 +104,13 @@ impl Terminal {
 
     /// Sends the program a signal.
     pub fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id()).expect("a process id");
+        let pid = i32::try_from(self.child.0.id()).expect("a process id");
         kill(Pid::from_raw(pid), signal).expect("it lives");
     }
 
     /// Waits for the end of the program.
     pub fn wait(&mut self) -> ExitStatus {
-        await_some("the program to end", || self.child.try_wait().expect("a child of ours"))
+        await_some("the program to end", || self.child.0.try_wait().expect("a child of ours"))
     }
 
     /// Whether lines are edited and echoed, as a shell needs it.
@@ -133,12 +125,54 @@ impl Terminal {
     }
 }
 
-impl Drop for Terminal {
+/// Runs a program in a terminal that does not control it, and takes that away as soon as it shows these words; how it ends.
+pub fn in_a_terminal_that_goes(command: &mut Command, words: &str) -> ExitStatus {
+    let (mut near, far) = open(80, 24);
+    let end = || far.try_clone().expect("a second handle");
+    command.stdin(end()).stdout(end()).stderr(end());
+    // SAFETY: between fork and exec only setsid(2) and prctl(2) are called, which are async-signal-safe.
+    unsafe {
+        command.pre_exec(|| {
+            nix::unistd::setsid()?;
+            set_pdeathsig(Signal::SIGKILL).map_err(Into::into)
+        });
+    }
+    let mut child = Killed(command.spawn().expect("the program under test"));
+    let mut written = Vec::new();
+    while !String::from_utf8_lossy(&written).contains(words) {
+        let mut bytes = [0; 8192];
+        let count = near.read(&mut bytes).expect("the terminal is open at both ends");
+        written.extend_from_slice(&bytes[..count]);
+    }
+    drop((near, far));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    await_some("the program to end", || child.0.try_wait().expect("a child of ours"))
+}
+
+/// A process that does not outlive its test.
+struct Killed(Child);
+
+impl Drop for Killed {
     fn drop(&mut self) {
         // It may have ended long ago: then there is nothing to kill.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
+}
+
+/// A pseudo-terminal: where keyboard and screen are, and where the program is.
+fn open(columns: u16, lines: u16) -> (File, File) {
+    let (mut near, mut far) = (-1, -1);
+    let size = window(columns, lines);
+    // SAFETY: the first two point to integers of ours, the last to a window size; the others may be null (openpty(3)).
+    let made = unsafe { libc::openpty(&mut near, &mut far, std::ptr::null_mut(), std::ptr::null(), &size) };
+    assert_eq!(made, 0, "a pseudo-terminal: {}", io::Error::last_os_error());
+    // SAFETY: both were just made, and belong to nobody else.
+    let ends = unsafe { (File::from_raw_fd(near), File::from_raw_fd(far)) };
+    // The program would keep its own terminal open.
+    fcntl(&ends.0, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("an open file");
+    fcntl(&ends.1, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("an open file");
+    ends
 }
 
 fn window(columns: u16, lines: u16) -> libc::winsize {
