@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 use ringway::config::ledger::Registry;
+use ringway::config::overlay::{Newcomer, Overlay, Sheet, lay};
 use ringway::config::plan::{Kind, Policy};
-use ringway::config::{Draft, diff, parse};
+use ringway::config::{Complaints, Draft, diff, parse};
 
 /// The environment of every test.
 fn environment(name: &str) -> Option<String> {
@@ -77,6 +78,174 @@ fn wrong_files_are_refused_in_the_expected_words() {
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// What lies over the base of the tests of overlays.
+fn overlaid(name: &str, overlay: &str) -> Result<Draft, Complaints> {
+    let base = read(Path::new("tests/config/overlay.base.toml"));
+    let file = parse("base.toml", &base, &environment).expect("it is right");
+    lay(file, Sheet { name: "base.toml", text: &base }, Sheet { name, text: overlay }, &environment)
+}
+
+#[test]
+fn wrong_overlays_are_refused_in_the_expected_words() {
+    let bless = std::env::var_os("RINGWAY_BLESS").is_some();
+    let (wrong, mut failures) = (files("tests/config/overlay", "toml"), Vec::new());
+    assert!(wrong.len() >= 9, "{} wrong overlays", wrong.len());
+    for path in &wrong {
+        let name = file_name(path);
+        let found = overlaid(&name, &read(path)).expect_err(&name).to_string();
+        let expected = path.with_extension("expected");
+        if bless {
+            fs::write(&expected, &found).expect("a writable folder");
+        } else if read(&expected) != found {
+            failures.push(format!("{name}: expected\n{}found\n{found}", read(&expected)));
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+fn newcomer<'n>(name: &'n str, address: &'n str) -> Newcomer<'n> {
+    Newcomer { pool: "web", name, address, weight: 1, max_connections: 0, backup: false }
+}
+
+/// The file, and what lies over it.
+struct Layers {
+    text: String,
+    overlay: Overlay,
+}
+
+impl Layers {
+    fn new() -> Self {
+        Self { text: read(Path::new("tests/config/overlay.base.toml")), overlay: Overlay::default() }
+    }
+
+    fn file(&self) -> Draft {
+        parse("base.toml", &self.text, &environment).expect("it is right")
+    }
+
+    fn add(&mut self, name: &str, address: &str, persist: bool) -> Result<(), String> {
+        let file = self.file();
+        self.overlay.add(&file, &newcomer(name, address), persist, &environment)
+    }
+
+    fn remove(&mut self, name: &str, persist: bool) -> Result<(), String> {
+        let file = self.file();
+        self.overlay.remove(&file, ("web", name), persist, &environment)
+    }
+
+    /// Servers of pool web: in force, and after a restart.
+    fn servers(&mut self) -> [String; 2] {
+        let base = |kept: &str| {
+            let (sheet, kept) = (Sheet { name: "f", text: &self.text }, Sheet { name: "o", text: kept });
+            lay(self.file(), sheet, kept, &environment).unwrap_or_else(|complaints| panic!("{complaints}"))
+        };
+        let after = base(&self.overlay.kept);
+        let now = self.overlay.pass_over(after.clone());
+        [now, after].map(|draft| {
+            let plan = draft.compile(&mut Registry::new(1), None);
+            let pool = plan.pools.iter().find(|pool| &*pool.name == "web").expect("it is there");
+            let mut names: Vec<&str> = pool.servers.iter().map(|server| &*server.name).collect();
+            names.sort_unstable();
+            names.join(" ")
+        })
+    }
+}
+
+#[test]
+fn servers_come_and_go_for_now_or_for_good() {
+    let mut layers = Layers::new();
+    layers.add("c", "10.0.0.5:80", false).expect("right");
+    assert_eq!(layers.servers(), ["a b c", "a b"]);
+    layers.add("d", "10.0.0.6:80", true).expect("right");
+    assert_eq!(layers.servers(), ["a b c d", "a b d"]);
+    layers.remove("a", false).expect("right");
+    assert_eq!(layers.servers(), ["b c d", "a b d"]);
+    layers.remove("b", true).expect("right");
+    assert_eq!(layers.servers(), ["c d", "a d"]);
+    // What was added goes as it came, and what was removed comes back.
+    layers.remove("c", false).expect("right");
+    layers.add("a", "10.0.0.1:80", false).expect("right");
+    layers.add("b", "10.0.0.2:80", true).expect("right");
+    layers.remove("d", true).expect("right");
+    assert_eq!(layers.servers(), ["a b", "a b"]);
+    assert!(layers.overlay.passing_text().is_empty() && !layers.overlay.kept.contains("[["), "{:?}", layers.overlay);
+    // For now, and then for good.
+    layers.remove("a", false).expect("right");
+    layers.add("a", "10.0.0.7:80", true).expect("another one");
+    assert_eq!(layers.servers(), ["a b", "a b"]);
+    assert!(layers.overlay.kept.contains("address = \"10.0.0.1:80\""), "{}", layers.overlay.kept);
+    assert!(layers.overlay.kept.contains("address = \"10.0.0.7:80\""), "{}", layers.overlay.kept);
+    let told = Overlay::default().with_passing(&layers.overlay.kept, &environment);
+    assert_eq!(told.passing_text(), layers.overlay.kept, "what is told is understood");
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_changes_nothing() {
+    let mut layers = Layers::new();
+    layers.add("c", "10.0.0.5:80", false).expect("right");
+    let before = layers.servers();
+    for (name, address, part) in [
+        ("a", "10.0.0.6:80", "has a server \"a\" already, at 10.0.0.1:80"),
+        ("c", "10.0.0.6:80", "has a server \"c\" already"),
+        ("d", "10.0.0.2:80", "has a server at 10.0.0.2:80 already: \"b\""),
+        ("d", "10.0.0.6", "10.0.0.6"),
+        ("d", "0.0.0.0:80", "no address of a server"),
+        ("d/e", "10.0.0.6:80", "d/e"),
+    ] {
+        for persist in [false, true] {
+            let error = layers.add(name, address, persist).expect_err(name);
+            assert!(error.contains(part), "{error}");
+        }
+    }
+    let error = layers.remove("z", false).expect_err("there is none");
+    assert!(error.contains("no server \"z\""), "{error}");
+    assert_eq!(layers.servers(), before);
+    // After a restart nobody would be there.
+    layers.remove("a", true).expect("b is left");
+    let error = layers.remove("b", true).expect_err("the last of the file");
+    assert!(error.contains("has no servers"), "{error}");
+    layers.remove("b", false).expect("c is left for now");
+    assert_eq!(layers.servers(), ["c", "b"]);
+    let error = layers.remove("c", false).expect_err("the last");
+    assert!(error.contains("has no servers"), "{error}");
+}
+
+#[test]
+fn what_is_for_now_gives_way_to_a_file_that_has_changed() {
+    let mut layers = Layers::new();
+    layers.add("c", "10.0.0.5:80", false).expect("right");
+    layers.add("d", "10.0.0.6:80", false).expect("right");
+    layers.remove("a", false).expect("right");
+    layers.text.push_str("\n# the same\n");
+    assert_eq!(layers.servers()[0], "b c d");
+    let base = layers.text.clone();
+    layers.text = base.replace("{ name = \"b\",", "{ name = \"c\", address = \"10.0.0.8:80\" }, { name = \"b\",");
+    assert_eq!(layers.servers()[0], "b c d", "the file has a c of its own");
+    layers.text = base.replace("10.0.0.1:80", "10.0.0.9:80");
+    assert_eq!(layers.servers()[0], "a b d", "the a that was removed is not this one");
+    layers.text = base.replace("{ name = \"a\", address = \"10.0.0.1:80\" },\n", "");
+    layers.remove("b", false).expect("d is left");
+    // The file drops what would have been left of the pool.
+    layers.text = layers.text.replace("pools.web", "pools.new").replace("pool = \"web\"", "pool = \"new\"");
+    let (sheet, none) = (Sheet { name: "f", text: &layers.text }, Sheet { name: "o", text: "" });
+    let base = lay(layers.file(), sheet, none, &environment).expect("right");
+    layers.overlay.pass_over(base);
+    assert!(layers.overlay.passing_text().is_empty());
+}
+
+#[test]
+fn what_comes_from_an_overlay_is_marked() {
+    let mut layers = Layers::new();
+    layers.add("c", "10.0.0.5:80", true).expect("right");
+    layers.remove("a", true).expect("right");
+    let draft = overlaid("o.toml", &layers.overlay.kept).unwrap_or_else(|complaints| panic!("{complaints}"));
+    let printed = draft.print();
+    let added = "{ name = \"c\", address = \"10.0.0.5:80\", weight = 1, backup = false }, # added by the overlay\n";
+    assert!(printed.contains(added), "{printed}");
+    assert!(printed.contains("# { name = \"a\", address = \"10.0.0.1:80\" }: removed by the overlay\n"), "{printed}");
+    assert_eq!(draft.overlaid().as_deref(), Some("1 added, 1 removed"));
+    assert_eq!(parse("printed", &printed, &environment).expect("right").overlaid(), None);
 }
 
 #[test]

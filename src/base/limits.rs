@@ -18,6 +18,8 @@ pub const BINDS_MAX: usize = 64;
 pub const POOLS_MAX: usize = 1024;
 /// Most servers in a pool.
 pub const SERVERS_MAX: usize = 10_000;
+/// Most servers that are added and removed beside the file, of each kind.
+pub const OVERLAY_MAX: usize = 1000;
 /// Largest weight of a server; 0 means no new sessions.
 pub const WEIGHT_MAX: u16 = 256;
 /// Longest rotation of a pool, in entries of two bytes.
@@ -208,7 +210,7 @@ const fn bound(what: &'static str, most: Most, cost: &'static str, then: &'stati
 }
 
 /// The bounds an operator can meet.
-pub const TABLE: [Bound; 30] = [
+pub const TABLE: [Bound; 31] = [
     bound(
         "sessions",
         Most::Key("max_connections"),
@@ -276,6 +278,7 @@ pub const TABLE: [Bound; 30] = [
     bound("binds of a listener", count(BINDS_MAX), "a descriptor a worker", "refused"),
     bound("pools", count(POOLS_MAX), "", "refused"),
     bound("servers of a pool", count(SERVERS_MAX), "", "refused"),
+    bound("servers added, and removed, beside the file", count(OVERLAY_MAX), "", "refused"),
     bound(
         "tables of maglev pools together",
         bytes(2 * MAGLEV_ENTRIES_MAX),

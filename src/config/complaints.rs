@@ -41,15 +41,52 @@ pub struct Complaint {
     help: Option<String>,
 }
 
-/// All that is wrong with one file. [`fmt::Display`] renders every complaint, in the order of the file.
+/// All that is wrong with a file, or with one and another that is laid over it: the offsets of the second then begin behind
+/// those of the first. [`fmt::Display`] renders every complaint, in the order of the files.
 #[derive(Clone, Debug)]
 pub struct Complaints {
+    /// Never empty.
+    texts: Vec<Text>,
+    list: Vec<Complaint>,
+    omitted: usize,
+}
+
+/// A file that is complained of.
+#[derive(Clone, Debug)]
+struct Text {
     file: String,
     text: String,
     /// Byte offsets at which lines begin.
     lines: Vec<usize>,
-    list: Vec<Complaint>,
-    omitted: usize,
+    /// The offset of its first byte among those of all.
+    begin: usize,
+}
+
+impl Text {
+    fn new(file: &str, text: &str, begin: usize) -> Self {
+        let mut lines = vec![0];
+        lines.extend(text.match_indices('\n').map(|(at, _)| at + 1));
+        Self { file: file.to_owned(), text: text.to_owned(), lines, begin }
+    }
+
+    /// The line `offset` of this text is on, from 1.
+    fn line_of(&self, offset: usize) -> usize {
+        self.lines.partition_point(|&start| start <= offset)
+    }
+
+    /// The text of line `number` (from 1), without its line break.
+    fn line(&self, number: usize) -> &str {
+        let start = self.lines.get(number - 1).copied().unwrap_or(0);
+        let end = self.lines.get(number).copied().unwrap_or(self.text.len());
+        self.text[start..end].trim_end_matches(['\n', '\r'])
+    }
+
+    /// Line and column, both from 1; a column is a character.
+    fn position(&self, offset: usize) -> (usize, usize) {
+        let line = self.line_of(offset);
+        let start = self.lines[line - 1];
+        (line, self.text[start..offset].chars().count() + 1)
+    }
 }
 
 /// Columns of a source line that are shown; a longer line is cut around the caret.
@@ -64,9 +101,25 @@ const TAB_COLUMNS: usize = 4;
 impl Complaints {
     /// None yet, about `text`, which came from `file`.
     pub(super) fn new(file: &str, text: &str) -> Self {
-        let mut lines = vec![0];
-        lines.extend(text.match_indices('\n').map(|(at, _)| at + 1));
-        Self { file: file.to_owned(), text: text.to_owned(), lines, list: Vec::new(), omitted: 0 }
+        Self { texts: vec![Text::new(file, text, 0)], list: Vec::new(), omitted: 0 }
+    }
+
+    /// About `text` from `file`, too. Its offsets begin at what [`Complaints::end`] was before.
+    pub(super) fn and(mut self, file: &str, text: &str) -> Self {
+        self.texts.push(Text::new(file, text, self.end()));
+        self
+    }
+
+    /// The first offset behind all texts.
+    pub(super) fn end(&self) -> usize {
+        // A place at the very end of a text is still one of it.
+        self.texts.last().map_or(0, |last| last.begin + last.text.len() + 1)
+    }
+
+    /// The text `offset` is in.
+    fn home(&self, offset: usize) -> &Text {
+        let index = self.texts.partition_point(|text| text.begin <= offset).saturating_sub(1);
+        &self.texts[index]
     }
 
     /// Adds one; beyond [`COMPLAINTS_MAX`] it is only counted.
@@ -75,8 +128,10 @@ impl Complaints {
             self.omitted += 1;
             return;
         }
-        let start = floor_boundary(&self.text, at.start);
-        let end = floor_boundary(&self.text, at.end).max(start);
+        let home = self.home(at.start);
+        let floor = |offset: usize| home.begin + floor_boundary(&home.text, offset.saturating_sub(home.begin));
+        let start = floor(at.start);
+        let end = floor(at.end).max(start);
         // Either may have parts of the file in it.
         let harmless = |text: String| text.chars().map(printable).collect();
         let (message, help) = (harmless(message.into()), help.map(harmless));
@@ -108,39 +163,35 @@ impl Complaints {
     /// One line each, without the source: for logs and answers of the admin server.
     pub fn lines(&self) -> impl Iterator<Item = String> + '_ {
         self.list.iter().map(|complaint| {
-            let (line, column) = self.position(complaint.at.start);
+            let home = self.home(complaint.at.start);
+            let (line, column) = home.position(complaint.at.start - home.begin);
             let help = complaint.help.as_deref();
             let join = if help.is_some() { "; " } else { "" };
-            format!("{}:{line}:{column}: {}{join}{}", self.file, complaint.message, help.unwrap_or(""))
+            format!("{}:{line}:{column}: {}{join}{}", home.file, complaint.message, help.unwrap_or(""))
         })
     }
 
-    /// The line `offset` is on, from 1.
+    /// What is wrong, without where: for somebody who asked for something that is in no file.
+    pub(super) fn messages(&self) -> String {
+        let messages: Vec<&str> = self.list.iter().map(|complaint| complaint.message.as_str()).collect();
+        messages.join("; ")
+    }
+
+    /// The line `offset` is on in its text, from 1.
     pub(super) fn line_of(&self, offset: usize) -> usize {
-        self.lines.partition_point(|&start| start <= offset)
-    }
-
-    /// The text of line `number` (from 1), without its line break.
-    pub(super) fn line_text(&self, number: usize) -> &str {
-        let start = self.lines.get(number - 1).copied().unwrap_or(0);
-        let end = self.lines.get(number).copied().unwrap_or(self.text.len());
-        self.text[start..end].trim_end_matches(['\n', '\r'])
-    }
-
-    /// Line and column, both from 1; a column is a character.
-    fn position(&self, offset: usize) -> (usize, usize) {
-        let line = self.line_of(offset);
-        let start = self.lines[line - 1];
-        (line, self.text[start..offset].chars().count() + 1)
+        let home = self.home(offset);
+        home.line_of(offset - home.begin)
     }
 
     fn render(&self, complaint: &Complaint, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (line, column) = self.position(complaint.at.start);
-        writeln!(f, "{}:{line}:{column}: {}", self.file, complaint.message)?;
-        let start = self.lines[line - 1];
-        let source = self.line_text(line);
-        let from = (complaint.at.start - start).min(source.len());
-        let to = (complaint.at.end - start).clamp(from, source.len());
+        let home = self.home(complaint.at.start);
+        let at = complaint.at.start - home.begin..complaint.at.end - home.begin;
+        let (line, column) = home.position(at.start);
+        writeln!(f, "{}:{line}:{column}: {}", home.file, complaint.message)?;
+        let start = home.lines[line - 1];
+        let source = home.line(line);
+        let from = (at.start - start).min(source.len());
+        let to = (at.end - start).clamp(from, source.len());
         let (shown, before, under) = excerpt(source, from..to);
         writeln!(f, "{line:>5} | {shown}")?;
         let (pad, carets) = (" ".repeat(before), "^".repeat(under.max(1)));
@@ -159,7 +210,7 @@ impl fmt::Display for Complaints {
         }
         match self.omitted {
             0 => Ok(()),
-            n => writeln!(f, "{}: and {n} more", self.file),
+            n => writeln!(f, "{}: and {n} more", self.texts[0].file),
         }
     }
 }

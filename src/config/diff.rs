@@ -162,11 +162,12 @@ fn changed(keys: impl IntoIterator<Item = (&'static str, String, String)>) -> Ve
 }
 
 /// Keys that are fixed for the life of the process.
-const RESTART: [&str; 7] = [
+const RESTART: [&str; 8] = [
     "global.workers",
     "global.engine",
     "global.user",
     "global.group",
+    "global.state_dir",
     "admin.socket",
     "admin.http",
     "admin.haproxy_socket",
@@ -185,6 +186,10 @@ fn settings(old: &Plan, new: &Plan) -> Vec<Setting> {
             ("global.user", word(&global.user)),
             ("global.group", word(&global.group)),
             ("global.drain_timeout", print::duration(global.drain_ms)),
+            (
+                "global.state_dir",
+                global.state_dir.as_ref().map_or_else(none, |path| print::string(&path.to_string_lossy())),
+            ),
             ("log.target", print::string(&log.target.to_string())),
             ("log.format", print::string(log.format.name())),
             ("log.access", log.access.to_string()),

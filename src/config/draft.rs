@@ -44,6 +44,8 @@ pub(super) struct PoolDraft {
     pub(super) kind: Kind,
     pub(super) policy: Policy,
     pub(super) servers: Vec<ServerDraft>,
+    /// Those of the file that an overlay has taken out.
+    pub(super) removed: Vec<ServerDraft>,
     pub(super) servers_at: At,
     /// Something about its servers could not be read: what is missing here may stand in the file.
     pub(super) broken: bool,
@@ -70,6 +72,8 @@ pub(super) struct ServerDraft {
     pub(super) max_connections: u32,
     pub(super) connect_rate: Option<ConnectRate>,
     pub(super) backup: bool,
+    /// It is not in the file.
+    pub(super) overlaid: bool,
 }
 
 impl Draft {
@@ -93,6 +97,14 @@ impl Draft {
         let servers = self.pools.iter().map(|pool| pool.servers.len()).sum();
         let many = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
         [many(self.listeners.len(), "listener"), many(self.pools.len(), "pool"), many(servers, "server")].join(", ")
+    }
+
+    /// What an overlay has changed: `1 added, 2 removed`; `None`: nothing.
+    pub fn overlaid(&self) -> Option<String> {
+        let servers = self.pools.iter().flat_map(|pool| &pool.servers);
+        let added = servers.filter(|server| server.overlaid).count();
+        let removed: usize = self.pools.iter().map(|pool| pool.removed.len()).sum();
+        (added + removed > 0).then(|| format!("{added} added, {removed} removed"))
     }
 }
 

@@ -1,7 +1,8 @@
 //! Reads the file from disk. That it cannot be read and that it is wrong are two things, with two exit codes.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::limits::FILE_BYTES_MAX;
@@ -60,6 +61,47 @@ pub fn read(path: &Path) -> Result<String, ReadError> {
         .and_then(|file| file.take(most).read_to_end(&mut bytes))
         .map_err(|error| ReadError::new(path, error))?;
     text(path, bytes)
+}
+
+/// Where the overlay of the configuration at `config` is: beside it, or in `state_dir`.
+pub fn overlay_path(config: &Path, state_dir: Option<&Path>) -> PathBuf {
+    let mut name = config.file_stem().unwrap_or_default().to_owned();
+    name.push(".overlay.toml");
+    state_dir.or(config.parent()).unwrap_or(Path::new("")).join(name)
+}
+
+/// How an overlay is opened. It may be where the daemon can write, and is read by root: a link to somewhere else is not
+/// followed, and nothing that blocks is waited for.
+pub const OVERLAY_FLAGS: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+
+/// The text of the overlay at `path`; without a file, it is empty.
+///
+/// # Errors
+///
+/// See [`ReadError`].
+pub fn read_overlay(path: &Path) -> Result<String, ReadError> {
+    let mut bytes = Vec::new();
+    let most = u64::try_from(READ_MAX).unwrap_or(u64::MAX);
+    let read = OpenOptions::new().read(true).custom_flags(OVERLAY_FLAGS).open(path).and_then(|file| {
+        match file.metadata()?.is_file() {
+            true => file.take(most).read_to_end(&mut bytes).map(drop),
+            false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file")),
+        }
+    });
+    overlay_text(path, read.map(|()| bytes))
+}
+
+/// What was read of an overlay, as text.
+///
+/// # Errors
+///
+/// See [`ReadError`]; that there is none is no error.
+pub fn overlay_text(path: &Path, read: io::Result<Vec<u8>>) -> Result<String, ReadError> {
+    match read {
+        Ok(bytes) => text(path, bytes),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(ReadError::new(path, error)),
+    }
 }
 
 /// What was read from `path`, as text.

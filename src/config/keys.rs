@@ -17,7 +17,7 @@ pub(super) const ROOT: Keys =
     Keys { place: "the file", now: &["global", "log", "admin", "listeners", "pools"], later: &[] };
 pub(super) const GLOBAL: Keys = Keys {
     place: "[global]",
-    now: &["workers", "engine", "max_connections", "user", "group", "drain_timeout"],
+    now: &["workers", "engine", "max_connections", "user", "group", "drain_timeout", "state_dir"],
     later: &[],
 };
 pub(super) const LOG: Keys = Keys { place: "[log]", now: &["target", "format", "access", "socket"], later: &[] };
@@ -55,6 +55,13 @@ pub(super) const SERVER: Keys = Keys {
     now: &["name", "address", "weight", "max_connections", "connect_rate", "connect_burst", "backup"],
     later: &[],
 };
+pub(super) const OVERLAY: Keys = Keys { place: "the overlay", now: &["add", "remove"], later: &[] };
+pub(super) const ADDED: Keys = Keys {
+    place: "[[add]]",
+    now: &["pool", "name", "address", "weight", "max_connections", "connect_rate", "connect_burst", "backup"],
+    later: &[],
+};
+pub(super) const REMOVED: Keys = Keys { place: "[[remove]]", now: &["pool", "name", "address"], later: &[] };
 pub(super) const KEEPALIVE: Keys = Keys { place: "`keepalive`", now: &["idle", "interval", "count"], later: &[] };
 pub(super) const EJECT: Keys = Keys { place: "`eject`", now: &["failures", "for", "max_for"], later: &[] };
 pub(super) const CHECK: Keys = Keys {

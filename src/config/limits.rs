@@ -3,8 +3,8 @@
 
 use super::plan::{Eject, Keepalive};
 pub use crate::base::limits::{
-    ATTEMPTS_MAX, BINDS_MAX, COMPLAINTS_MAX, FILE_BYTES_MAX, LISTENERS_MAX, POOLS_MAX, ROTATION_MAX, SERVERS_MAX,
-    SOURCES_MAX, WEIGHT_MAX, WORKERS_MAX,
+    ATTEMPTS_MAX, BINDS_MAX, COMPLAINTS_MAX, FILE_BYTES_MAX, LISTENERS_MAX, OVERLAY_MAX, POOLS_MAX, ROTATION_MAX,
+    SERVERS_MAX, SOURCES_MAX, WEIGHT_MAX, WORKERS_MAX,
 };
 
 /// Longest string after `${VAR}` was expanded, in bytes: the longest path the kernel takes (`PATH_MAX`).

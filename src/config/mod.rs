@@ -17,6 +17,7 @@ pub mod limits;
 pub mod line;
 mod maglev;
 mod mysql;
+pub mod overlay;
 pub mod plan;
 mod pools;
 mod print;

@@ -44,6 +44,8 @@ pub struct Global {
     pub group: Option<String>,
     /// How long a graceful stop waits for sessions, in milliseconds.
     pub drain_ms: u32,
+    /// Where the overlay is kept; `None`: beside the file. Fixed for the life of the process.
+    pub state_dir: Option<PathBuf>,
 }
 
 /// `global.workers`.

@@ -44,6 +44,7 @@ pub(super) fn pools(reader: &mut Reader<'_>, root: &Section<'_, '_>, seen: &mut 
             kind,
             policy: policy.unwrap_or(kind.policy()),
             servers,
+            removed: Vec::new(),
             servers_at,
             broken,
             terms,
@@ -183,7 +184,7 @@ fn servers(reader: &mut Reader<'_>, pool: &str, section: &Section<'_, '_>) -> (V
     let mut list = Vec::with_capacity(items.len());
     for item in items.iter() {
         match item.get_ref() {
-            DeValue::Table(table) => list.extend(server(reader, pool, table, item.span())),
+            DeValue::Table(table) => list.extend(server(reader, pool, table, item.span(), &keys::SERVER)),
             other => {
                 let message = format!("an entry of `servers` must be a table, found {}", kind(other));
                 reader.advise(&item.span(), message, HELP);
@@ -194,7 +195,14 @@ fn servers(reader: &mut Reader<'_>, pool: &str, section: &Section<'_, '_>) -> (V
     (list, broken)
 }
 
-fn server(reader: &mut Reader<'_>, pool: &str, table: &DeTable<'_>, at: At) -> Option<ServerDraft> {
+/// Reads one server, from a table that may have `keys`.
+pub(super) fn server(
+    reader: &mut Reader<'_>,
+    pool: &str,
+    table: &DeTable<'_>,
+    at: At,
+    keys: &keys::Keys,
+) -> Option<ServerDraft> {
     let mut section = Section { called: format!("a server of pool {}", quote(pool)), table, at };
     let name = match table.get("name") {
         Some(value) => reader.string("name", value).and_then(|text| {
@@ -207,7 +215,7 @@ fn server(reader: &mut Reader<'_>, pool: &str, table: &DeTable<'_>, at: At) -> O
             None
         }
     };
-    reader.keys(&section, &keys::SERVER);
+    reader.keys(&section, keys);
     let address = match table.get("address") {
         Some(value) => reader
             .string("address", value)
@@ -232,6 +240,7 @@ fn server(reader: &mut Reader<'_>, pool: &str, table: &DeTable<'_>, at: At) -> O
         max_connections: most.map_or(0, |most| most.value),
         connect_rate,
         backup: backup.unwrap_or(false),
+        overlaid: false,
     })
 }
 

@@ -37,6 +37,10 @@ impl Draft {
             None => writeln!(out, "# group: the primary group of the user")?,
         }
         writeln!(out, "drain_timeout = {}", duration(global.drain_ms))?;
+        match &global.state_dir {
+            Some(path) => writeln!(out, "state_dir = {}", string(&path.to_string_lossy()))?,
+            None => writeln!(out, "# state_dir: the directory of this file")?,
+        }
 
         writeln!(out, "\n[log]")?;
         writeln!(out, "target = {}", string(&self.log.target.to_string()))?;
@@ -91,7 +95,12 @@ fn write_pool(out: &mut String, pool: &PoolDraft) -> std::fmt::Result {
         if let Some(rate) = server.connect_rate {
             write!(out, ", connect_rate = {}, connect_burst = {}", connect_rate(rate), rate.burst)?;
         }
-        writeln!(out, ", backup = {} }},", server.backup)?;
+        let origin = if server.overlaid { " # added by the overlay" } else { "" };
+        writeln!(out, ", backup = {} }},{origin}", server.backup)?;
+    }
+    for server in &pool.removed {
+        let (name, address) = (&server.name.value, server.address.value.to_string());
+        writeln!(out, "  # {{ name = {}, address = {} }}: removed by the overlay", string(name), string(&address))?;
     }
     writeln!(out, "]")?;
     let terms = &pool.terms;

@@ -167,6 +167,8 @@ fn somebody_serves(reader: &mut Reader<'_>, draft: &Draft, pool: &PoolDraft) {
         return;
     }
     let name = quote(&pool.name.value);
+    // Whoever took them out by an overlay finds nothing amiss in the file.
+    let without = if pool.removed.is_empty() { "" } else { " without those that are removed from it" };
     if pool.servers.is_empty() {
         let user = draft.listeners.iter().find(|listener| *listener.pool.value == *pool.name.value);
         let otherwise = match user {
@@ -177,15 +179,15 @@ fn somebody_serves(reader: &mut Reader<'_>, draft: &Draft, pool: &PoolDraft) {
             None => "remove the pool".to_owned(),
         };
         let help = format!("add one to `servers`, or {otherwise}");
-        return reader.advise(&pool.servers_at, format!("pool {name} has no servers"), help);
+        return reader.advise(&pool.servers_at, format!("pool {name} has no servers{without}"), help);
     }
     if pool.servers.iter().all(|server| server.backup) {
         let help = "a backup steps in for another server; leave `backup` out of at least one";
-        return reader.advise(&pool.servers_at, format!("every server of pool {name} is a backup"), help);
+        return reader.advise(&pool.servers_at, format!("every server of pool {name} is a backup{without}"), help);
     }
     if pool.servers.iter().all(|server| server.weight == 0) {
         let help = "weight 0 takes no new sessions; give at least one server a weight from 1 to 256";
-        reader.advise(&pool.servers_at, format!("every server of pool {name} has weight 0"), help);
+        reader.advise(&pool.servers_at, format!("every server of pool {name} has weight 0{without}"), help);
     }
 }
 

@@ -65,6 +65,7 @@ fn global(reader: &mut Reader<'_>, root: &Section<'_, '_>) -> Global {
         user: None,
         group: None,
         drain_ms: limits::DRAIN.default,
+        state_dir: None,
     };
     let Some(section) = section(reader, root, "global", &keys::GLOBAL) else {
         return global;
@@ -80,6 +81,10 @@ fn global(reader: &mut Reader<'_>, root: &Section<'_, '_>) -> Global {
     }
     if let Some(drain) = reader.duration(&section, "drain_timeout", &limits::DRAIN) {
         global.drain_ms = drain.value;
+    }
+    let state_dir = section.table.get("state_dir").and_then(|value| reader.string("state_dir", value));
+    if let Some(path) = state_dir {
+        global.state_dir = reader.check(&path.at, value::absolute(&path.value)).map(|path| path.value);
     }
     global
 }

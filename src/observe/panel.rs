@@ -227,6 +227,7 @@ pub(crate) mod tests {
                 user: None,
                 group: None,
                 drain_ms: 30_000,
+                state_dir: None,
             },
             log: Log { target: LogTarget::Stdout, format: LogFormat::Json, access: true },
             admin: Admin { socket: None, http: None, haproxy_socket: None },
