@@ -11,6 +11,7 @@ use ringway::config::parse;
 use ringway::control::admin::{History, ROUTES, conversation};
 use ringway::control::failure::Kind;
 use ringway::control::reload::Answer;
+use ringway::control::roster::{Edited, InForce, ServerAdd, ServerRemove};
 use ringway::control::sessions::{Kill, Killed, SessionStatus, Sessions};
 use ringway::control::steer::{ServerChange, ServerChanged};
 use ringway::dataplane::commons::{Commons, Scene};
@@ -178,6 +179,18 @@ fn samples() -> Vec<(&'static str, Value)> {
         weight: Some(1),
         max_connections: Some(2),
     };
+    let add = ServerAdd {
+        pool: "p".into(),
+        server: "s".into(),
+        address: "10.0.0.1:80".into(),
+        weight: Some(1),
+        max_connections: Some(2),
+        backup: true,
+        persist: true,
+    };
+    let remove = ServerRemove { pool: "p".into(), server: "s".into(), persist: true };
+    let edited = Edited { generation: 2, changes: vec!["+".into()], sessions: 3, kept_in: Some("x".into()) };
+    let laid_over = InForce { path: Some("x".into()), kept: "x".into(), passing: "x".into() };
     let value = |value: Result<Value, serde_json::Error>| value.expect("our own types serialise");
     vec![
         ("History", value(serde_json::to_value(history))),
@@ -185,6 +198,10 @@ fn samples() -> Vec<(&'static str, Value)> {
         ("Reload", value(serde_json::to_value(answer))),
         ("ServerChanged", value(serde_json::to_value(changed))),
         ("ServerChange", value(serde_json::to_value(change))),
+        ("ServerAdd", value(serde_json::to_value(add))),
+        ("ServerRemove", value(serde_json::to_value(remove))),
+        ("Edited", value(serde_json::to_value(edited))),
+        ("Overlay", value(serde_json::to_value(laid_over))),
         ("Kill", value(serde_json::to_value(Kill { sessions: vec!["0-1".into()] }))),
         ("Killed", value(serde_json::to_value(Killed { ended: vec!["0-1".into()], unknown: vec!["0-2".into()] }))),
     ]
@@ -234,6 +251,9 @@ fn every_field_is_there() {
         ("POST", "/v1/kill", "", false, 403),
         ("POST", "/v1/kill", "{}", true, 400),
         ("POST", "/v1/server", "{\"pool\":\"p\",\"server\":\"s\"}", true, 400),
+        ("POST", "/v1/server/add", "{\"pool\":\"p\",\"server\":\"s\"}", true, 400),
+        ("POST", "/v1/server/remove", "{}", true, 400),
+        ("GET", "/v1/overlay", "", false, 403),
         ("GET", "/v1/explain?listener=x", "", false, 404),
         ("GET", "/v1/sessions?limit=0", "", true, 400),
         // There is no conductor here.

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use super::exit;
 use crate::config::file::{self, DEFAULT_PATH, ReadError};
+use crate::config::overlay::{Sheet, lay};
 use crate::config::{self, Draft};
 
-/// Validates a configuration and shows every complaint at once.
+/// Validates a configuration, with its overlay, and shows every complaint at once.
 #[derive(Debug, clap::Args)]
 pub struct Check {
     /// The file to check.
@@ -28,7 +29,9 @@ pub fn run(check: &Check) -> ExitCode {
             if check.print {
                 print!("{}", draft.print());
             } else if !check.quiet {
-                println!("{}: right: {}", check.config.display(), draft.summary());
+                let overlay = file::overlay_path(&check.config, draft.global().state_dir.as_deref());
+                let by = draft.overlaid().map(|changed| format!(" ({changed} by {})", overlay.display()));
+                println!("{}: right: {}{}", check.config.display(), draft.summary(), by.unwrap_or_default());
             }
             ExitCode::SUCCESS
         }
@@ -68,13 +71,27 @@ impl Wrong {
     }
 }
 
-/// Reads and parses the file at `path`.
+/// Reads and parses the file at `path`, with its overlay.
+///
+/// # Errors
+///
+/// One of the two cannot be read, or is wrong.
+pub fn load(path: &Path) -> Result<Draft, Wrong> {
+    let text = file::read(path).map_err(Wrong::File)?;
+    let name = path.display().to_string();
+    let draft = config::parse(&name, &text, &file::environment).map_err(Wrong::Content)?;
+    let overlay = file::overlay_path(path, draft.global().state_dir.as_deref());
+    let kept = file::read_overlay(&overlay).map_err(Wrong::File)?;
+    let (called, sheet) = (overlay.display().to_string(), Sheet { name: &name, text: &text });
+    lay(draft, sheet, Sheet { name: &called, text: &kept }, &file::environment).map_err(Wrong::Content)
+}
+
+/// Reads and parses the file at `path`, for those who want nothing of its pools.
 ///
 /// # Errors
 ///
 /// It cannot be read, or it is wrong.
-pub fn load(path: &Path) -> Result<Draft, Wrong> {
+pub fn load_file(path: &Path) -> Result<Draft, Wrong> {
     let text = file::read(path).map_err(Wrong::File)?;
-    let name = path.display().to_string();
-    config::parse(&name, &text, &file::environment).map_err(Wrong::Content)
+    config::parse(&path.display().to_string(), &text, &file::environment).map_err(Wrong::Content)
 }

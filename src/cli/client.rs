@@ -154,7 +154,7 @@ impl Target {
             return Ok(socket.clone());
         }
         let path = self.config.as_deref().unwrap_or(Path::new(DEFAULT_PATH));
-        match check::load(path) {
+        match check::load_file(path) {
             Ok(draft) => draft.admin().socket.clone().ok_or_else(|| ClientError::NoSocket(path.to_owned())),
             // A file that is wrong is what `reload` is there to be told about: the daemon will say what is wrong with it.
             Err(Wrong::Content(_)) => Ok(socket_in(&file::read(path).unwrap_or_default())),

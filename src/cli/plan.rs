@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::check::Wrong;
-use super::client::{Reply, Target};
+use super::check::{self, Wrong};
+use super::client::{ClientError, Reply, Target};
 use super::exit;
 use crate::config::diff::{Diff, diff};
 use crate::config::file::{self, DEFAULT_PATH};
 use crate::config::ledger::Registry;
-use crate::config::{self, Complaints};
+use crate::config::overlay::{self, Overlay, Sheet};
+use crate::config::{self, Complaints, Draft};
+use crate::control::roster::InForce;
 
 /// Shows what a reload would do: listeners opened and closed, servers added, removed and changed.
 #[derive(Debug, clap::Args)]
@@ -27,44 +29,82 @@ pub struct Plan {
 
 /// Runs the verb: 0 shown, 1 the running configuration is not to be had, else as `ringway check`.
 pub fn run(plan: &Plan) -> ExitCode {
-    let (running_name, running) = match running_text(plan) {
+    let (running, laid_over) = match running(plan) {
         Ok(found) => found,
         Err(failure) => return failure,
     };
-    let new = match file::read(&plan.file) {
-        Ok(text) => text,
+    let kept = laid_over.path.as_deref().map(file::read_overlay).transpose();
+    let (text, kept) = match file::read(&plan.file).and_then(|text| Ok((text, kept?.unwrap_or_default()))) {
+        Ok(found) => found,
         Err(error) => return Wrong::File(error).report(),
     };
-    match compare(&running_name, &running, &plan.file.display().to_string(), &new) {
+    let called = laid_over.path.as_ref().map_or_else(String::new, |path| path.display().to_string());
+    let new = Version {
+        file: (plan.file.display().to_string(), text),
+        kept: (called, kept),
+        passing: running.passing.clone(),
+    };
+    match compare(&running, &new) {
         Ok(diff) => show(&diff, plan.json),
         Err(complaints) => Wrong::Content(complaints).report(),
     }
 }
 
-/// The text of the running configuration and where it is from: the daemon, unless a file is named. Which daemon, the new
-/// file says.
-fn running_text(plan: &Plan) -> Result<(String, String), ExitCode> {
-    match &plan.config {
-        Some(path) => {
-            let text = file::read(path).map_err(|error| Wrong::File(error).report())?;
-            Ok((path.display().to_string(), text))
-        }
-        None => {
-            let reply = Target::of_config(plan.file.clone()).get("/v1/config").and_then(Reply::accepted);
-            let text = reply.map_err(|error| error.report())?;
-            Ok(("the running configuration".into(), text))
-        }
+/// A configuration as its texts: each with what complaints call it.
+#[derive(Clone, Debug, Default)]
+pub struct Version {
+    /// The file.
+    pub file: (String, String),
+    /// The overlay.
+    pub kept: (String, String),
+    /// What lies over both and is in no file.
+    pub passing: String,
+}
+
+impl Version {
+    fn draft(&self) -> Result<Draft, Complaints> {
+        let (name, text) = &self.file;
+        let file = config::parse(name, text, &file::environment)?;
+        let kept = Sheet { name: &self.kept.0, text: &self.kept.1 };
+        let base = overlay::lay(file, Sheet { name, text }, kept, &file::environment)?;
+        Ok(Overlay::default().with_passing(&self.passing, &file::environment).pass_over(base))
     }
 }
 
-/// What changing from the one text to the other would do.
+/// The running configuration: that of the daemon, unless a file is named. Which daemon, the new file says.
+fn running(plan: &Plan) -> Result<(Version, InForce), ExitCode> {
+    let Some(path) = &plan.config else {
+        let target = Target::of_config(plan.file.clone());
+        let ask = |path| target.get(path).and_then(Reply::accepted).map_err(|error| error.report());
+        let text = ask("/v1/config")?;
+        let laid_over: InForce =
+            serde_json::from_str(&ask("/v1/overlay")?).map_err(|error| ClientError::strange(&error).report())?;
+        let running = Version {
+            file: ("the running configuration".into(), text),
+            kept: ("its overlay".into(), laid_over.kept.clone()),
+            passing: laid_over.passing.clone(),
+        };
+        return Ok((running, laid_over));
+    };
+    let draft = check::load_file(path).map_err(|wrong| wrong.report())?;
+    let place = file::overlay_path(path, draft.global().state_dir.as_deref());
+    let read = file::read(path).and_then(|text| Ok((text, file::read_overlay(&place)?)));
+    let (text, kept) = read.map_err(|error| Wrong::File(error).report())?;
+    let running = Version {
+        file: (path.display().to_string(), text),
+        kept: (place.display().to_string(), kept.clone()),
+        passing: String::new(),
+    };
+    Ok((running, InForce { path: Some(place), kept, passing: String::new() }))
+}
+
+/// What changing from the one to the other would do.
 ///
 /// # Errors
 ///
 /// The complaints about the first of the two that is wrong.
-pub fn compare(old_name: &str, old_text: &str, new_name: &str, new_text: &str) -> Result<Diff, Complaints> {
-    let old = config::parse(old_name, old_text, &file::environment)?;
-    let new = config::parse(new_name, new_text, &file::environment)?;
+pub fn compare(old: &Version, new: &Version) -> Result<Diff, Complaints> {
+    let (old, new) = (old.draft()?, new.draft()?);
     let mut registry = Registry::new(1);
     let old = old.compile(&mut registry, None);
     let new = new.compile(&mut registry, Some(&old));

@@ -4,9 +4,12 @@ use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
+
 use super::client::{ClientError, Target, print};
 use super::exit;
 use crate::config::ledger::Standing;
+use crate::control::roster::{Edited, ServerAdd, ServerRemove};
 use crate::control::steer::{ServerChange, ServerChanged};
 use crate::observe::status::Status;
 
@@ -27,6 +30,56 @@ enum Action {
     /// The sessions it has go on. What is set outlives reloads, but not the daemon; weight and limit hold until the file
     /// says something else than it did.
     Set(Set),
+    /// Add a server, as a reload would: it is checked first, and warms up if its pool has `slow_start`.
+    ///
+    /// It holds until the daemon ends, or until the file has a server of that name or address in the pool.
+    Add(Add),
+    /// Remove a server, as a reload would: the sessions it has go on, and it gets no new ones.
+    ///
+    /// It holds until the daemon ends, or until the file has no such server at that address.
+    Remove(Remove),
+}
+
+#[derive(Debug, clap::Args)]
+struct Add {
+    /// The pool it is to be in, and its name.
+    #[arg(value_name = "POOL/SERVER", value_parser = parse_name)]
+    server: (String, String),
+    /// Where it listens: an address and a port, or `unix:/path`.
+    #[arg(long, value_name = "ADDRESS")]
+    address: String,
+    /// Its share of new sessions beside that of others: 0 to 256.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=256))]
+    weight: Option<u32>,
+    /// Sessions it may have at once: up to 10 million, or 0 for any number.
+    #[arg(long, value_name = "N")]
+    max_connections: Option<u32>,
+    /// It gets sessions only when no other can.
+    #[arg(long)]
+    backup: bool,
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(Debug, clap::Args)]
+struct Remove {
+    /// Which server.
+    #[arg(value_name = "POOL/SERVER", value_parser = parse_name)]
+    server: (String, String),
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(Debug, clap::Args)]
+struct How {
+    /// Keep it beyond a restart, in the overlay beside the configuration, or in `state_dir`.
+    #[arg(long)]
+    persist: bool,
+    /// The answer as JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    target: Target,
 }
 
 #[derive(Debug, clap::Args)]
@@ -67,11 +120,55 @@ fn parse_name(text: &str) -> Result<(String, String), String> {
 
 /// Runs the verb: 0 done, 1 refused, or sessions were left after the timeout.
 pub fn run(verb: &Server) -> ExitCode {
-    let Action::Set(set) = &verb.action;
-    match change(set) {
+    let done = match &verb.action {
+        Action::Set(set) => change(set),
+        Action::Add(add) => self::add(add),
+        Action::Remove(remove) => self::remove(remove),
+    };
+    match done {
         Ok(code) => ExitCode::from(code),
         Err(error) => error.report(),
     }
+}
+
+fn add(add: &Add) -> Result<u8, ClientError> {
+    let (pool, server) = add.server.clone();
+    let wish = ServerAdd {
+        pool,
+        server,
+        address: add.address.clone(),
+        weight: add.weight,
+        max_connections: add.max_connections,
+        backup: add.backup,
+        persist: add.how.persist,
+    };
+    edit(&add.how, "/v1/server/add", &wish)
+}
+
+fn remove(remove: &Remove) -> Result<u8, ClientError> {
+    let (pool, server) = remove.server.clone();
+    edit(&remove.how, "/v1/server/remove", &ServerRemove { pool, server, persist: remove.how.persist })
+}
+
+/// Asks for it, and shows what has come of it.
+fn edit(how: &How, path: &str, wish: &impl Serialize) -> Result<u8, ClientError> {
+    let wish = serde_json::to_string(wish).expect("our own types serialise");
+    let body = how.target.post_with(path, wish)?.accepted()?;
+    if how.json {
+        print(&body);
+        return Ok(exit::OK);
+    }
+    let edited: Edited = serde_json::from_str(&body).map_err(|error| ClientError::strange(&error))?;
+    let mut text: String = edited.changes.iter().map(|line| format!("{line}\n")).collect();
+    if edited.sessions > 0 {
+        text.push_str(&format!("{} sessions go on\n", edited.sessions));
+    }
+    text.push_str(&match edited.kept_in {
+        Some(path) => format!("configuration {} is in force, kept in {path}\n", edited.generation),
+        None => format!("configuration {} is in force\n", edited.generation),
+    });
+    print(&text);
+    Ok(exit::OK)
 }
 
 fn change(set: &Set) -> Result<u8, ClientError> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::ledger::Registry;
+use crate::config::overlay::{self, Overlay, Sheet};
 use crate::config::plan::{Address, Plan, WORKERS_MAX, Workers};
 use crate::config::tuning::Tunings;
 use crate::config::{self, file};
@@ -24,6 +25,7 @@ use super::engine::{self, Chosen, Runtime};
 use super::failure::Failure;
 use super::fleet::{Crew, Fleet};
 use super::reload::Workshop;
+use super::roster;
 use super::source::Source;
 
 /// How long an address that is in use may take to become free: after a kill -9 the kernel lets go of sockets only when the
@@ -47,7 +49,12 @@ pub(super) struct Booted {
 /// The checklist.
 pub(super) fn boot(source: &Source, habits: &Habits) -> Result<Booted, Failure> {
     let text = source.read()?;
-    let draft = config::parse(&source.name(), &text, &file::environment)?;
+    let file = config::parse(&source.name(), &text, &file::environment)?;
+    let overlay_path = source.overlay_path(file.global().state_dir.as_deref());
+    let kept = overlay_path.as_deref().map(file::read_overlay).transpose()?.unwrap_or_default();
+    let called = overlay_path.as_ref().map_or_else(String::new, |path| path.display().to_string());
+    let sheets = [Sheet { name: &source.name(), text: &text }, Sheet { name: &called, text: &kept }];
+    let draft = overlay::lay(file, sheets[0], sheets[1], &file::environment)?;
     let engine = engine::choose(draft.global().engine)?;
     let workers = worker_count(draft.global().workers);
     let mut registry = Registry::new(workers);
@@ -60,6 +67,14 @@ pub(super) fn boot(source: &Source, habits: &Habits) -> Result<Booted, Failure> 
     let doors = open_doors(&mut doorman, &plan)?;
     let sink = if habits.log { Sink::open(&plan.log.target)? } else { Sink::nowhere() };
     let (log, inbox) = writer::open();
+    if let Some(changed) = draft.overlaid() {
+        log.say(Event::info("overlay", format!("servers by {called}: {changed}")));
+    }
+    if let Some(directory) = draft.global().state_dir.as_ref().filter(|_| habits.privileges)
+        && let Some(event) = roster::make_home(directory, become_whom.as_ref())
+    {
+        log.say(event);
+    }
     if let Some(whom) = &become_whom {
         drop_root(whom, &doors, &sink, &admin, &log)?;
     }
@@ -72,7 +87,14 @@ pub(super) fn boot(source: &Source, habits: &Habits) -> Result<Booted, Failure> 
         .map_err(|cause| Failure::Start { what: "the log thread", cause })?;
     let fleet = Fleet::begin(crew, Arc::clone(&commons));
     announce(&log, &commons, &engine, &plan);
-    let workshop = Workshop { registry, doorman, ceiling, tunings: Tunings::default() };
+    let workshop = Workshop {
+        registry,
+        doorman,
+        ceiling,
+        tunings: Tunings::default(),
+        overlay: Overlay::kept(kept),
+        overlay_path,
+    };
     let runtime = engine.runtime();
     Ok(Booted { text, runtime, panel: Arc::new(panel), log, log_thread, fleet, workshop, admin })
 }

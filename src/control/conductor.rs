@@ -32,10 +32,11 @@ use super::pace::Pace;
 use super::prober::{Order, Prober};
 use super::ramps::Ramps;
 use super::reload::{Answer, Prepared, Workshop, changes, needs_restart, places};
+use super::roster::{self, Edit, Edited};
 use super::runtime;
 use super::shortage;
 use super::signals::{Signal, Signals};
-use super::source::Source;
+use super::source::{Source, read_overlay};
 use super::steer::{self, Refused, ServerChange, ServerChanged};
 use super::systemd;
 use super::watchdog;
@@ -97,6 +98,7 @@ pub(super) fn conduct(
 ) -> Result<(), Failure> {
     let Booted { text, runtime, panel, log, log_thread, fleet, workshop, admin } = boot(&source, &habits)?;
     let board = Arc::new(Board::new(panel, text, source.name(), commands));
+    board.overlay.store(Arc::new(workshop.laid_over()));
     let start = |cause| Failure::Start { what: "the conductor", cause };
     let wanted = runtime;
     let (runtime, open) = wanted.open().map_err(start)?;
@@ -143,12 +145,19 @@ struct Conductor {
     prober: Prober,
     ramps: Ramps,
     runtime: Runtime,
-    /// The text of the configuration before the one in force.
-    before: Option<Arc<String>>,
+    /// The configuration before the last reload.
+    before: Option<Earlier>,
     /// Turns of each worker when they were last woken to prove that they live.
     turns: Vec<u64>,
     /// What the watchdog feels of this thread.
     pulse: Arc<Pulse>,
+}
+
+/// A text, and the overlay that lay over it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Earlier {
+    text: String,
+    kept: String,
 }
 
 /// How serving ends.
@@ -163,8 +172,8 @@ enum Leave {
 #[derive(Default)]
 struct Wishes {
     pace: Pace,
-    /// Somebody else's text, instead of the source's.
-    text: Option<String>,
+    /// Something else than the source says.
+    instead: Option<Earlier>,
     replies: Vec<(bool, Reply)>,
 }
 
@@ -227,10 +236,11 @@ impl Conductor {
                 command = self.inbox.recv() => match command {
                     Some(Command::Reload { text, wait, by, reply }) => {
                         self.audit("reload", by);
-                        wishes.add(text, wait, reply);
+                        wishes.add(text.map(|text| Earlier { text, kept: String::new() }), wait, reply);
                     }
                     Some(Command::RollBack { by, reply }) => self.roll_back(by, &mut wishes, reply),
                     Some(Command::Server { change, by, reply }) => reply(self.change_server(&change, by).await),
+                    Some(Command::Edit { edit, by, reply }) => reply(self.edit_servers(&edit, by).await),
                     Some(Command::Roll { whose, task, by, reply }) => self.call_roll(whose, task, by, reply),
                     Some(Command::Stop { now: false }) => return Leave::Drain,
                     Some(Command::Stop { now: true }) | None => return Leave::Now,
@@ -321,6 +331,40 @@ impl Conductor {
         Ok(changed)
     }
 
+    /// Adds or removes a server: what is to last is kept before it is in force.
+    async fn edit_servers(&mut self, edit: &Edit, by: Option<Peer>) -> Result<Edited, Refused> {
+        self.audit(edit.verb(), by);
+        let running = self.board.panel.commons.scene.load_full();
+        let sessions = steer::sessions_of(&running.plan, edit.whom(), matches!(edit, Edit::Remove(_)));
+        let sessions = sessions.map_err(Refused::NotFound)?;
+        let path = self.workshop.overlay_path.clone().filter(|_| edit.persist());
+        if edit.persist() && path.is_none() {
+            return Err(Refused::Unfit("this daemon has no file beside which that could be kept".into()));
+        }
+        let text = self.board.text.load().to_string();
+        let prepared = self.workshop.edit((&self.source.name(), text), edit, &running).await;
+        let prepared = prepared.map_err(|failure| Refused::Unfit(failure.to_string().trim_end().to_owned()))?;
+        if let Some(path) = &path {
+            self.keep(path, &prepared.overlay.kept).await.map_err(Refused::Unfit)?;
+        }
+        let (answer, _) = self.apply(prepared);
+        let kept_in = path.map(|path| path.display().to_string());
+        Ok(Edited { generation: answer.generation, changes: answer.changes, sessions, kept_in })
+    }
+
+    /// Writes the overlay, unless somebody else has.
+    async fn keep(&self, path: &Path, text: &str) -> Result<(), String> {
+        let found = read_overlay(path, self.runtime).await.map_err(|error| format!("nothing is changed: {error}"))?;
+        if found != self.workshop.overlay.kept {
+            return Err(format!(
+                "nothing is changed: {} is not the overlay that is in force, after a rollback or a change by hand; run \
+                 `ringway reload` first, which reads it",
+                path.display()
+            ));
+        }
+        if found == text { Ok(()) } else { roster::keep(path, text).await }
+    }
+
     fn call_roll(&mut self, whose: Whose, task: Task, by: Option<Peer>, reply: RollReply) {
         if task == Task::End {
             self.audit("kill", by);
@@ -331,7 +375,7 @@ impl Conductor {
     fn roll_back(&mut self, by: Option<Peer>, wishes: &mut Wishes, reply: Reply) {
         self.audit("rollback", by);
         match &self.before {
-            Some(before) => wishes.add(Some(before.to_string()), false, reply),
+            Some(before) => wishes.add(Some(before.clone()), false, reply),
             None => reply(self.refuse(&Failure::NoEarlier)),
         }
     }
@@ -347,8 +391,15 @@ impl Conductor {
         if self.habits.signals {
             systemd::reloading();
         }
-        let (answer, closed) = match self.prepare(wishes.text.take()).await {
-            Ok(prepared) => self.apply(prepared),
+        let before = Earlier { text: self.board.text.load().to_string(), kept: self.workshop.overlay.kept.clone() };
+        let (answer, closed) = match self.prepare(wishes.instead.take()).await {
+            Ok(prepared) => {
+                // The same again is nothing to go back from.
+                if prepared.text != before.text || prepared.overlay.kept != before.kept {
+                    self.before = Some(before);
+                }
+                self.apply(prepared)
+            }
             Err(failure) => (self.refuse(&failure), Vec::new()),
         };
         self.tell_ready();
@@ -360,21 +411,24 @@ impl Conductor {
         limits::give_memory_back();
     }
 
-    async fn prepare(&mut self, text: Option<String>) -> Result<Prepared, Failure> {
-        if let (Some(text), Source::Text { text: own, .. }) = (&text, &mut self.source) {
+    async fn prepare(&mut self, instead: Option<Earlier>) -> Result<Prepared, Failure> {
+        if let (Some(Earlier { text, .. }), Source::Text { text: own, .. }) = (&instead, &mut self.source) {
             own.clone_from(text);
         }
-        let text = match text {
-            Some(text) => text,
-            None => self.source.read_again(self.runtime).await?,
+        let (text, kept) = match (instead, &self.workshop.overlay_path) {
+            (Some(Earlier { text, kept }), _) => (text, kept),
+            (None, None) => (self.source.read_again(self.runtime).await?, String::new()),
+            (None, Some(path)) => {
+                (self.source.read_again(self.runtime).await?, read_overlay(path, self.runtime).await?)
+            }
         };
         let running = self.board.panel.commons.scene.load_full();
-        self.workshop.prepare(&self.source.name(), text, &running).await
+        self.workshop.prepare(&self.source.name(), (text, kept), &running).await
     }
 
     /// Puts a configuration into force: from here on nothing can fail.
     fn apply(&mut self, prepared: Prepared) -> (Answer, Vec<Weak<Door>>) {
-        let Prepared { text, scene, pairing, max_connections, sink, diff, tunings } = prepared;
+        let Prepared { text, scene, pairing, max_connections, sink, diff, tunings, overlay } = prepared;
         let panel = &self.board.panel;
         let plan = Arc::clone(&scene.plan);
         let old = panel.commons.scene.load_full();
@@ -389,10 +443,9 @@ impl Conductor {
         drop((pairing, old));
         self.workshop.registry.sweep();
         self.workshop.tunings = tunings;
-        // The same text again is nothing to go back from.
-        if **self.board.text.load() != *text {
-            self.before = Some(self.board.text.swap(Arc::new(text)));
-        }
+        self.workshop.overlay = overlay;
+        self.board.text.store(Arc::new(text));
+        self.board.overlay.store(Arc::new(self.workshop.laid_over()));
         panel.reloads.applied();
         let shown = changes(&diff.clone().without_secrets());
         panel.reloads.remember(LastReload::now(true, plan.generation, shown));
@@ -483,7 +536,7 @@ impl Conductor {
                     Some(Command::Stop { now: true }) | None => return,
                     // Whoever waits for the reply hears that the daemon is stopping.
                     Some(Command::Roll { whose, task, by, reply }) => self.call_roll(whose, task, by, reply),
-                    Some(Command::Stop { now: false } | Command::Server { .. }) => {}
+                    Some(Command::Stop { now: false } | Command::Server { .. } | Command::Edit { .. }) => {}
                 },
                 Some(order) = self.prober.orders.recv() => self.pass_on(order),
                 _ = look.tick() => {
@@ -538,10 +591,10 @@ async fn beat(pulse: Arc<Pulse>) {
 }
 
 impl Wishes {
-    fn add(&mut self, text: Option<String>, wait: bool, reply: Reply) {
+    fn add(&mut self, instead: Option<Earlier>, wait: bool, reply: Reply) {
         self.pace.want();
-        if text.is_some() {
-            self.text = text;
+        if instead.is_some() {
+            self.instead = instead;
         }
         self.replies.push((wait, reply));
     }

@@ -26,6 +26,7 @@ mod pace;
 mod prober;
 mod ramps;
 pub mod reload;
+pub mod roster;
 pub mod runtime;
 pub mod sessions;
 mod shortage;

@@ -2,6 +2,7 @@
 //!
 //! Whatever goes wrong on the way changes nothing. What can no longer go wrong comes after the swap.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::diff::{Diff, diff};
 use crate::config::ledger::Registry;
+use crate::config::overlay::{self, Overlay, Sheet};
 use crate::config::plan::Plan;
 use crate::config::tuning::{Tunings, Wish};
 use crate::config::{self, Draft, file};
@@ -18,6 +20,7 @@ use crate::observe::sink::Sink;
 use super::ceiling::Ceiling;
 use super::doors::{Doorman, Pairing, Placed, bequeath, pair};
 use super::failure::{Failure, Kind};
+use super::roster::{Edit, InForce};
 
 /// How long an address that is in use may take to become free. Bounded tightly: the conductor answers nobody meanwhile.
 const BIND_PATIENCE: Duration = Duration::from_millis(500);
@@ -70,6 +73,8 @@ pub(super) struct Prepared {
     pub(super) diff: Diff,
     /// What is set beside the text and still holds.
     pub(super) tunings: Tunings,
+    /// What is laid over the text and still holds.
+    pub(super) overlay: Overlay,
 }
 
 /// What it takes to prepare one.
@@ -80,13 +85,57 @@ pub(super) struct Workshop {
     pub(super) ceiling: Ceiling,
     /// What is set beside the text in force.
     pub(super) tunings: Tunings,
+    /// What is laid over the text in force.
+    pub(super) overlay: Overlay,
+    /// Where what lasts of it is kept; `None`: nowhere. Fixed for the life of the process.
+    pub(super) overlay_path: Option<PathBuf>,
 }
 
 impl Workshop {
-    /// Prepares `text`, called `name`, to follow `running`.
-    pub(super) async fn prepare(&mut self, name: &str, text: String, running: &Scene) -> Result<Prepared, Failure> {
-        let draft = config::parse(name, &text, &file::environment)?;
-        self.prepare_draft(draft, self.tunings.clone(), text, running).await
+    /// Prepares `text`, called `name`, with the overlay `kept`, to follow `running`.
+    pub(super) async fn prepare(
+        &mut self,
+        name: &str,
+        (text, kept): (String, String),
+        running: &Scene,
+    ) -> Result<Prepared, Failure> {
+        let mut overlay = self.overlay.clone();
+        overlay.kept = kept;
+        let (draft, overlay) = self.draft(name, &text, overlay)?;
+        self.prepare_draft(draft, overlay, self.tunings.clone(), text, running).await
+    }
+
+    /// Prepares the text in force, with a server more or less.
+    pub(super) async fn edit(
+        &mut self,
+        (name, text): (&str, String),
+        edit: &Edit,
+        running: &Scene,
+    ) -> Result<Prepared, Failure> {
+        let file = config::parse(name, &text, &file::environment)?;
+        let mut overlay = self.overlay.clone();
+        edit.apply(&mut overlay, &file).map_err(Failure::Untunable)?;
+        let (draft, overlay) = self.draft(name, &text, overlay)?;
+        self.prepare_draft(draft, overlay, self.tunings.clone(), text, running).await
+    }
+
+    /// What is laid over the text in force, for whoever asks.
+    pub(super) fn laid_over(&self) -> InForce {
+        InForce {
+            path: self.overlay_path.clone(),
+            kept: self.overlay.kept.clone(),
+            passing: self.overlay.passing_text(),
+        }
+    }
+
+    /// The text with what is laid over it, and what of that still holds.
+    fn draft(&self, name: &str, text: &str, mut overlay: Overlay) -> Result<(Draft, Overlay), Failure> {
+        let file = config::parse(name, text, &file::environment)?;
+        let called = self.overlay_path.as_ref().map_or_else(String::new, |path| path.display().to_string());
+        let kept = Sheet { name: &called, text: &overlay.kept };
+        let base = overlay::lay(file, Sheet { name, text }, kept, &file::environment)?;
+        let draft = overlay.pass_over(base);
+        Ok((draft, overlay))
     }
 
     /// Prepares the text in force, with something else set of a server beside it.
@@ -97,15 +146,16 @@ impl Workshop {
         wish: Wish,
         running: &Scene,
     ) -> Result<Prepared, Failure> {
-        let draft = config::parse(name, &text, &file::environment)?;
+        let (draft, overlay) = self.draft(name, &text, self.overlay.clone())?;
         let mut tunings = self.tunings.clone();
         tunings.set(&draft, pool, server, wish).map_err(Failure::Untunable)?;
-        self.prepare_draft(draft, tunings, text, running).await
+        self.prepare_draft(draft, overlay, tunings, text, running).await
     }
 
     async fn prepare_draft(
         &mut self,
         mut draft: Draft,
+        overlay: Overlay,
         mut tunings: Tunings,
         text: String,
         running: &Scene,
@@ -127,7 +177,7 @@ impl Workshop {
         }
         let kept = pairing.kept.iter().map(|(door, listener, _)| (Arc::clone(door), Arc::clone(listener)));
         let scene = Scene { plan: Arc::new(plan), doors: kept.chain(opened).collect() };
-        Ok(Prepared { text, scene, pairing, max_connections, sink, diff, tunings })
+        Ok(Prepared { text, scene, pairing, max_connections, sink, diff, tunings, overlay })
     }
 
     async fn open_patiently(&mut self, pairing: &Pairing, open: &[Placed]) -> Result<Vec<Placed>, Failure> {
@@ -149,6 +199,7 @@ fn keep_fixed(plan: &mut Plan, running: &Plan) {
     plan.global.engine = running.global.engine;
     plan.global.user = running.global.user.clone();
     plan.global.group = running.global.group.clone();
+    plan.global.state_dir = running.global.state_dir.clone();
     plan.admin = running.admin.clone();
 }
 
@@ -200,7 +251,14 @@ mod tests {
             doorman: Doorman::new(1),
             ceiling: Ceiling::of_descriptors(4_096, 1),
             tunings: Tunings::default(),
+            overlay: Overlay::default(),
+            overlay_path: None,
         }
+    }
+
+    /// A text without an overlay.
+    fn bare(text: &str) -> (String, String) {
+        (text.to_owned(), String::new())
     }
 
     fn empty() -> Scene {
@@ -218,11 +276,11 @@ mod tests {
     fn unchanged_addresses_keep_their_sockets_and_fixed_settings_their_values() {
         block_on(async {
             let (mut workshop, right) = (workshop(), right());
-            let first = workshop.prepare("t.toml", right.clone(), &empty()).await.expect("right");
+            let first = workshop.prepare("t.toml", bare(&right), &empty()).await.expect("right");
             assert_eq!((first.scene.plan.generation, first.pairing.missing.len()), (2, 1));
             let text =
                 right.replace("workers = 1", "workers = 7").replace("[pools.p]", "[pools.p]\nuser_timeout = \"5s\"");
-            let second = workshop.prepare("t.toml", text, &first.scene).await.expect("right");
+            let second = workshop.prepare("t.toml", bare(&text), &first.scene).await.expect("right");
             assert!(Arc::ptr_eq(&first.scene.doors[0].0, &second.scene.doors[0].0));
             assert_eq!(second.scene.plan.global, first.scene.plan.global);
             assert_eq!(needs_restart(&second.diff), ["global.workers stays 1 until a restart"]);
@@ -236,7 +294,7 @@ mod tests {
     fn what_is_wrong_is_refused_as_a_whole() {
         block_on(async {
             let (mut workshop, right) = (workshop(), right());
-            let running = workshop.prepare("t.toml", right.clone(), &empty()).await.expect("right").scene;
+            let running = workshop.prepare("t.toml", bare(&right), &empty()).await.expect("right").scene;
             let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
             let elsewhere = format!("{}", taken.local_addr().expect("bound"));
             let bound = right.split("bind = ").nth(1).and_then(|rest| rest.split("pool").next()).expect("a bind");
@@ -250,7 +308,7 @@ mod tests {
                     "/no/such",
                 ),
             ] {
-                let failure = workshop.prepare("t.toml", text, &running).await.expect_err("wrong");
+                let failure = workshop.prepare("t.toml", bare(&text), &running).await.expect_err("wrong");
                 let answer = Answer::refused(1, &failure);
                 assert_eq!(answer.kind, Some(kind));
                 assert!(answer.complaints.iter().any(|line| line.contains(part)), "{answer:?}");

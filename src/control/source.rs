@@ -1,6 +1,7 @@
 //! Where the text of the configuration comes from: a file, which is read again at each reload, or the program around us.
 
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -56,23 +57,42 @@ impl Source {
             Source::Text { text, .. } => return Ok(text.clone()),
             Source::File(path) => path,
         };
-        let reading = async {
-            match runtime {
-                Runtime::Uring => by_ring(path).await,
-                Runtime::Plain => by_thread(path).await,
-            }
-        };
-        let too_long = || io::Error::new(io::ErrorKind::TimedOut, "it could not be read within 5 s");
-        let bytes = tokio::time::timeout(READING, reading)
-            .await
-            .unwrap_or_else(|_| Err(too_long()))
-            .map_err(|error| ReadError::new(path, error))?;
+        let bytes = read_file(path, 0, runtime).await.map_err(|error| ReadError::new(path, error))?;
         file::text(path, bytes)
+    }
+
+    /// Where what is laid over it is kept; `None`: a text that somebody made up has no such place.
+    pub fn overlay_path(&self, state_dir: Option<&Path>) -> Option<PathBuf> {
+        match self {
+            Source::File(path) => Some(file::overlay_path(path, state_dir)),
+            Source::Text { .. } => None,
+        }
     }
 }
 
-async fn by_ring(path: &Path) -> io::Result<Vec<u8>> {
-    let file = tokio_uring::fs::File::open(path).await?;
+/// The text of an overlay, read as [`Source::read_again`] does; without a file, it is empty.
+///
+/// # Errors
+/// As [`Source::read_again`].
+pub async fn read_overlay(path: &Path, runtime: Runtime) -> Result<String, ReadError> {
+    file::overlay_text(path, read_file(path, file::OVERLAY_FLAGS, runtime).await)
+}
+
+async fn read_file(path: &Path, flags: i32, runtime: Runtime) -> io::Result<Vec<u8>> {
+    let reading = async {
+        match runtime {
+            Runtime::Uring => by_ring(path, flags).await,
+            Runtime::Plain => by_thread(path, flags).await,
+        }
+    };
+    let too_long = || io::Error::new(io::ErrorKind::TimedOut, "it could not be read within 5 s");
+    tokio::time::timeout(READING, reading).await.unwrap_or_else(|_| Err(too_long()))
+}
+
+async fn by_ring(path: &Path, flags: i32) -> io::Result<Vec<u8>> {
+    let mut options = tokio_uring::fs::OpenOptions::new();
+    options.read(true).custom_flags(flags);
+    let file = options.open(path).await?;
     let mut bytes = Vec::new();
     let mut piece = Vec::with_capacity(PIECE);
     loop {
@@ -92,10 +112,10 @@ async fn by_ring(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-async fn by_thread(path: &Path) -> io::Result<Vec<u8>> {
+async fn by_thread(path: &Path, flags: i32) -> io::Result<Vec<u8>> {
     use tokio::io::AsyncReadExt;
     let mut bytes = Vec::new();
-    let file = tokio::fs::File::open(path).await?;
+    let file = tokio::fs::OpenOptions::new().read(true).custom_flags(flags).open(path).await?;
     file.take(READ_MAX as u64).read_to_end(&mut bytes).await?;
     Ok(bytes)
 }

@@ -68,15 +68,32 @@ pub struct ServerChanged {
 /// # Errors
 /// There is no such pool, or no such server in it; in words for whoever asked.
 pub(super) fn find<'a>(plan: &'a Plan, change: &ServerChange) -> Result<(&'a Pool, &'a Server), String> {
-    let Some(pool) = plan.pools.iter().find(|pool| *pool.name == *change.pool) else {
-        let names: Vec<&str> = plan.pools.iter().map(|pool| &*pool.name).collect();
-        return Err(no_such("pool", &change.pool, &names));
-    };
-    let Some(server) = pool.servers.iter().find(|server| *server.name == *change.server) else {
-        let names: Vec<&str> = pool.servers.iter().map(|server| &*server.name).collect();
-        return Err(no_such(&format!("server in pool \"{}\"", pool.name), &change.server, &names));
-    };
-    Ok((pool, server))
+    let pool = pool_of(plan, &change.pool)?;
+    Ok((pool, server_of(pool, &change.server)?))
+}
+
+fn pool_of<'a>(plan: &'a Plan, name: &str) -> Result<&'a Pool, String> {
+    let names = || plan.pools.iter().map(|pool| &*pool.name).collect::<Vec<_>>();
+    let found = plan.pools.iter().find(|pool| *pool.name == *name);
+    found.map(|pool| &**pool).ok_or_else(|| no_such("pool", name, &names()))
+}
+
+fn server_of<'a>(pool: &'a Pool, name: &str) -> Result<&'a Server, String> {
+    let names = || pool.servers.iter().map(|server| &*server.name).collect::<Vec<_>>();
+    let found = pool.servers.iter().find(|server| *server.name == *name);
+    found.ok_or_else(|| no_such(&format!("server in pool \"{}\"", pool.name), name, &names()))
+}
+
+/// Sessions of a server that is about to go, or 0 for one that is about to come.
+///
+/// # Errors
+/// There is no such pool, or no such server to go; in words for whoever asked.
+pub(super) fn sessions_of(plan: &Plan, (pool, server): (&str, &str), goes: bool) -> Result<u64, String> {
+    let pool = pool_of(plan, pool)?;
+    if !goes {
+        return Ok(0);
+    }
+    Ok(server_of(pool, server)?.ledger.active.load(std::sync::atomic::Ordering::Relaxed).into())
 }
 
 /// Changes the state of a server, and says how it stands.

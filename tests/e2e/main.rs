@@ -13,6 +13,7 @@ mod checks;
 mod engine;
 mod failover;
 mod faults;
+mod fleet;
 mod gate;
 mod harness;
 mod limits;

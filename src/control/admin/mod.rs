@@ -20,6 +20,7 @@ use crate::dataplane::roll::{Called, Task, Whose};
 use crate::observe::panel::Panel;
 
 use super::reload::Answer;
+use super::roster::{Edit, Edited, InForce};
 use super::steer::{Refused, ServerChange, ServerChanged};
 
 pub(super) use crate::base::limits::COMMANDS_MAX;
@@ -60,6 +61,15 @@ pub(super) enum Command {
         /// Who wants to know.
         reply: Box<dyn FnOnce(Result<ServerChanged, Refused>) + Send>,
     },
+    /// Add or remove a server.
+    Edit {
+        /// Which, and how.
+        edit: Edit,
+        /// Who asks.
+        by: Option<Peer>,
+        /// Who wants to know.
+        reply: Box<dyn FnOnce(Result<Edited, Refused>) + Send>,
+    },
     /// List sessions, or end them.
     Roll {
         /// Which.
@@ -99,6 +109,8 @@ pub(super) struct Board {
     pub(super) panel: Arc<Panel>,
     /// The text of the configuration in force.
     pub(super) text: ArcSwap<String>,
+    /// What is laid over it.
+    pub(super) overlay: ArcSwap<InForce>,
     /// What the source is called.
     pub(super) source: String,
     pub(super) commands: mpsc::Sender<Command>,
@@ -121,6 +133,7 @@ impl Board {
         Self {
             panel,
             text: ArcSwap::from_pointee(text),
+            overlay: ArcSwap::default(),
             source,
             commands,
             feed: Arc::default(),

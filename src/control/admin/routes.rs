@@ -13,6 +13,8 @@
 //! | `GET /v1/sessions?listener=NAME&server=POOL/SERVER&source=CIDR&limit=N` | sessions that live; JSON; unix socket only, for it tells who the clients are |
 //! | `POST /v1/kill` | ends sessions: [`Kill`]; unix socket only |
 //! | `POST /v1/server` | changes a server: [`ServerChange`]; unix socket only |
+//! | `POST /v1/server/add`, `/v1/server/remove` | adds or removes a server: [`ServerAdd`], [`ServerRemove`]; unix socket only |
+//! | `GET /v1/overlay` | what is laid over that text: servers added and removed since ([`InForce`](crate::control::roster::InForce)); unix socket only |
 //! | `POST /v1/rollback` | takes up the configuration before the last reload; unix socket only |
 //! | `POST /v1/reload` | reads the configuration again and says how that went; unix socket only. `?wait` answers when removed addresses are closed |
 //!
@@ -34,6 +36,7 @@ use crate::base::bucket::Rate;
 use crate::base::limits::{ADMIN_BODY_MAX, ADMIN_REQUESTS_A_SECOND, ADMIN_REQUESTS_BURST};
 use crate::control::explain;
 use crate::control::reload::Answer;
+use crate::control::roster::{Edit, ServerAdd, ServerRemove};
 use crate::control::sessions::{self, Kill};
 use crate::control::steer::{Refused, ServerChange};
 use crate::dataplane::commons::monotonic_ns;
@@ -146,7 +149,7 @@ const fn private(path: &'static str, changes: bool) -> Route {
 }
 
 /// All there is.
-pub const ROUTES: [Route; 15] = [
+pub const ROUTES: [Route; 18] = [
     look_at("/"),
     look_at("/metrics"),
     look_at("/livez"),
@@ -157,10 +160,13 @@ pub const ROUTES: [Route; 15] = [
     look_at("/v1/events"),
     look_at("/v1/explain"),
     private("/v1/config", false),
+    private("/v1/overlay", false),
     private("/v1/sessions", false),
     private(RELOAD, true),
     private(ROLLBACK, true),
     private(SERVER, true),
+    private(SERVER_ADD, true),
+    private(SERVER_REMOVE, true),
     private(KILL, true),
 ];
 
@@ -203,6 +209,14 @@ pub(super) async fn answer(
         }
         (ROLLBACK, Rights::All { by }) => reload(&board, |reply| Command::RollBack { by, reply }).await,
         (SERVER, Rights::All { by }) => change_server(&board, &body, by).await,
+        (SERVER_ADD, Rights::All { by }) => match serde_json::from_slice::<ServerAdd>(&body) {
+            Ok(add) => edit(&board, Edit::Add(add), by).await,
+            Err(error) => problem(StatusCode::BAD_REQUEST, &format!("the body: {error}")),
+        },
+        (SERVER_REMOVE, Rights::All { by }) => match serde_json::from_slice::<ServerRemove>(&body) {
+            Ok(remove) => edit(&board, Edit::Remove(remove), by).await,
+            Err(error) => problem(StatusCode::BAD_REQUEST, &format!("the body: {error}")),
+        },
         (KILL, Rights::All { by }) => kill(&board, &body, by).await,
         ("/v1/sessions", _) => sessions(&board, head.uri.query().unwrap_or_default()).await,
         ("/v1/events", _) if head.method == Method::GET => {
@@ -217,6 +231,8 @@ pub(super) async fn answer(
 const RELOAD: &str = "/v1/reload";
 const ROLLBACK: &str = "/v1/rollback";
 const SERVER: &str = "/v1/server";
+const SERVER_ADD: &str = "/v1/server/add";
+const SERVER_REMOVE: &str = "/v1/server/remove";
 const KILL: &str = "/v1/kill";
 
 /// What is refused before anything is done.
@@ -278,6 +294,7 @@ fn look(path: &str, accept: &str, board: &Board) -> Reply {
         "/v1/info" => json(StatusCode::OK, &info(board, panel)),
         "/v1/history" => json(StatusCode::OK, &history(panel)),
         "/v1/events" => reply(StatusCode::OK, EVENTS, ""),
+        "/v1/overlay" => json(StatusCode::OK, &**board.overlay.load()),
         "/v1/config" => reply(StatusCode::OK, TEXT, board.text.load().to_string()),
         _ if page::is_wanted(accept) => the_page(),
         _ => reply(StatusCode::OK, TEXT, status(panel).table()),
@@ -366,6 +383,17 @@ async fn change_server(board: &Board, body: &[u8], by: Option<Peer>) -> Reply {
     };
     match ask(board, command).await {
         Ok(Ok(changed)) => json(StatusCode::OK, &changed),
+        Ok(Err(Refused::NotFound(error))) => problem(StatusCode::NOT_FOUND, &error),
+        Ok(Err(Refused::Unfit(error))) => problem(StatusCode::UNPROCESSABLE_ENTITY, &error),
+        Err(refusal) => refusal,
+    }
+}
+
+async fn edit(board: &Board, edit: Edit, by: Option<Peer>) -> Reply {
+    let command =
+        |told: oneshot::Sender<_>| Command::Edit { edit, by, reply: Box::new(move |answer| drop(told.send(answer))) };
+    match ask(board, command).await {
+        Ok(Ok(edited)) => json(StatusCode::OK, &edited),
         Ok(Err(Refused::NotFound(error))) => problem(StatusCode::NOT_FOUND, &error),
         Ok(Err(Refused::Unfit(error))) => problem(StatusCode::UNPROCESSABLE_ENTITY, &error),
         Err(refusal) => refusal,
@@ -461,7 +489,7 @@ mod tests {
         assert_eq!(code(Method::GET, "/metrics", Rights::Read), 200);
         assert_eq!(code(Method::HEAD, "/livez", Rights::Read), 200);
         assert_eq!(code(Method::POST, "/metrics", Rights::Read), 405);
-        for path in [RELOAD, ROLLBACK, SERVER, KILL] {
+        for path in [RELOAD, ROLLBACK, SERVER, SERVER_ADD, SERVER_REMOVE, KILL] {
             assert_eq!(code(Method::POST, path, Rights::Read), 403, "{path}");
         }
         assert_eq!(code(Method::POST, RELOAD, Rights::All { by: None }), 200);
