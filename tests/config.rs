@@ -500,6 +500,14 @@ proptest! {
     }
 
     #[test]
+    fn no_text_of_an_overlay_panics(text in "(\\[\\[(add|remove)\\]\\]\n|(pool|name|address|weight) = (\"(web|a|b|c|10\\.0\\.0\\.5:80)\"|7)\n|\\PC){0,12}") {
+        if let Err(complaints) = overlaid("o.toml", &text) {
+            prop_assert!(!complaints.is_empty() && !complaints.to_string().is_empty());
+            prop_assert_eq!(complaints.lines().count(), complaints.len());
+        }
+    }
+
+    #[test]
     fn no_text_panics(text in "(\\PC|[\\[\\]{}=,.\"'#\n\r\t0-9a-z]){0,80}") {
         survive(&text)?;
     }

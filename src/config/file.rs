@@ -71,8 +71,8 @@ pub fn overlay_path(config: &Path, state_dir: Option<&Path>) -> PathBuf {
 }
 
 /// How an overlay is opened. It may be where the daemon can write, and is read by root: a link to somewhere else is not
-/// followed, and nothing that blocks is waited for.
-pub const OVERLAY_FLAGS: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+/// followed.
+pub const OVERLAY_FLAGS: i32 = libc::O_NOFOLLOW;
 
 /// The text of the overlay at `path`; without a file, it is empty.
 ///
@@ -82,7 +82,9 @@ pub const OVERLAY_FLAGS: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 pub fn read_overlay(path: &Path) -> Result<String, ReadError> {
     let mut bytes = Vec::new();
     let most = u64::try_from(READ_MAX).unwrap_or(u64::MAX);
-    let read = OpenOptions::new().read(true).custom_flags(OVERLAY_FLAGS).open(path).and_then(|file| {
+    // A pipe in its place shall not make anybody wait.
+    let flags = OVERLAY_FLAGS | libc::O_NONBLOCK;
+    let read = OpenOptions::new().read(true).custom_flags(flags).open(path).and_then(|file| {
         match file.metadata()?.is_file() {
             true => file.take(most).read_to_end(&mut bytes).map(drop),
             false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file")),

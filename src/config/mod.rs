@@ -3,6 +3,7 @@
 //! ```text
 //! text ── parse ──▶ Draft ── compile(registry, previous) ──▶ Plan ── diff(old, new) ──▶ what a reload would do
 //!            └────▶ Complaints                  keeps the objects of what did not change
+//!                 overlay: servers added and removed beside the file
 //! ```
 
 mod checks;
