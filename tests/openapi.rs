@@ -13,7 +13,7 @@ use ringway::control::failure::Kind;
 use ringway::control::reload::Answer;
 use ringway::control::roster::{Edited, InForce, ServerAdd, ServerRemove};
 use ringway::control::sessions::{Kill, Killed, SessionStatus, Sessions};
-use ringway::control::steer::{ServerChange, ServerChanged};
+use ringway::control::steer::{Drain, Drained, ServerChange, ServerChanged};
 use ringway::dataplane::commons::{Commons, Scene};
 use ringway::observe::history::Sample;
 use ringway::observe::panel::{EngineChoice, LastReload, Panel};
@@ -198,6 +198,8 @@ fn samples() -> Vec<(&'static str, Value)> {
         ("Reload", value(serde_json::to_value(answer))),
         ("ServerChanged", value(serde_json::to_value(changed))),
         ("ServerChange", value(serde_json::to_value(change))),
+        ("Drain", value(serde_json::to_value(Drain { undo: true }))),
+        ("Drained", value(serde_json::to_value(Drained { ready: true, sessions: 1 }))),
         ("ServerAdd", value(serde_json::to_value(add))),
         ("ServerRemove", value(serde_json::to_value(remove))),
         ("Edited", value(serde_json::to_value(edited))),
@@ -253,6 +255,7 @@ fn every_field_is_there() {
         ("POST", "/v1/server", "{\"pool\":\"p\",\"server\":\"s\"}", true, 400),
         ("POST", "/v1/server/add", "{\"pool\":\"p\",\"server\":\"s\"}", true, 400),
         ("POST", "/v1/server/remove", "{}", true, 400),
+        ("POST", "/v1/drain", "{\"now\":true}", true, 400),
         ("GET", "/v1/overlay", "", false, 403),
         ("GET", "/v1/explain?listener=x", "", false, 404),
         ("GET", "/v1/sessions?limit=0", "", true, 400),

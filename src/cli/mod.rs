@@ -4,6 +4,7 @@ pub mod check;
 pub mod client;
 pub mod demo;
 pub mod doctor;
+pub mod drain;
 pub mod explain;
 pub mod health;
 pub mod load;
@@ -64,6 +65,8 @@ enum Verb {
     Rollback(reload::Rollback),
     /// Take a server out of service, or put it back.
     Server(server::Server),
+    /// Have traffic go to another node, or come again.
+    Drain(drain::DrainVerb),
     /// Show how a running daemon is doing.
     Status(status::StatusVerb),
     /// Watch a running daemon in the terminal, and take servers out or in.
@@ -104,6 +107,7 @@ pub fn main() -> ExitCode {
         Verb::Reload(verb) => reload::run(&verb),
         Verb::Rollback(verb) => reload::roll_back(&verb),
         Verb::Server(verb) => server::run(&verb),
+        Verb::Drain(verb) => drain::run(&verb),
         Verb::Status(verb) => status::run(&verb),
         Verb::Top(verb) => top::run(&verb),
         Verb::Sessions(verb) => sessions::run(&verb),

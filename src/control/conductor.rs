@@ -37,7 +37,7 @@ use super::runtime;
 use super::shortage;
 use super::signals::{Signal, Signals};
 use super::source::{Source, read_overlay};
-use super::steer::{self, Refused, ServerChange, ServerChanged};
+use super::steer::{self, Drain, Drained, Refused, ServerChange, ServerChanged};
 use super::systemd;
 use super::watchdog;
 
@@ -240,6 +240,7 @@ impl Conductor {
                     }
                     Some(Command::RollBack { by, reply }) => self.roll_back(by, &mut wishes, reply),
                     Some(Command::Server { change, by, reply }) => reply(self.change_server(&change, by).await),
+                    Some(Command::Drain { drain, by, reply }) => reply(self.stand_aside(&drain, by)),
                     Some(Command::Edit { edit, by, reply }) => reply(self.edit_servers(&edit, by).await),
                     Some(Command::Roll { whose, task, by, reply }) => self.call_roll(whose, task, by, reply),
                     Some(Command::Stop { now: false }) => return Leave::Drain,
@@ -329,6 +330,21 @@ impl Conductor {
         // Those who wait for a server look again.
         self.fleet.tell(Word::NewScene);
         Ok(changed)
+    }
+
+    /// Has traffic go elsewhere, or come again. Whoever watches `/readyz` sees to it; nobody who comes is turned away.
+    fn stand_aside(&self, drain: &Drain, by: Option<Peer>) -> Drained {
+        self.audit(if drain.undo { "drain undone" } else { "drain" }, by);
+        let panel = &self.board.panel;
+        let sessions = u64::from(panel.commons.sessions());
+        if panel.set_ready(drain.undo) != drain.undo {
+            let message = match drain.undo {
+                false => "not ready: traffic should go elsewhere; who comes all the same is served",
+                true => "ready again",
+            };
+            self.log.say(Event::info("drain", message).with("sessions", sessions));
+        }
+        Drained { ready: panel.is_ready(), sessions }
     }
 
     /// Adds or removes a server: what is to last is kept before it is in force.
@@ -536,7 +552,8 @@ impl Conductor {
                     Some(Command::Stop { now: true }) | None => return,
                     // Whoever waits for the reply hears that the daemon is stopping.
                     Some(Command::Roll { whose, task, by, reply }) => self.call_roll(whose, task, by, reply),
-                    Some(Command::Stop { now: false } | Command::Server { .. } | Command::Edit { .. }) => {}
+                    Some(Command::Stop { now: false } | Command::Server { .. } | Command::Edit { .. }
+                    | Command::Drain { .. }) => {}
                 },
                 Some(order) = self.prober.orders.recv() => self.pass_on(order),
                 _ = look.tick() => {

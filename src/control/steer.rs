@@ -37,6 +37,24 @@ impl ServerChange {
     }
 }
 
+/// `POST /v1/drain`: whether traffic should come to this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Drain {
+    /// It should come again.
+    #[serde(default)]
+    pub undo: bool,
+}
+
+/// What has become of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drained {
+    /// What `/readyz` says now.
+    pub ready: bool,
+    /// Sessions there are, which go on.
+    pub sessions: u64,
+}
+
 /// Why a server is not changed, in words for whoever asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {

@@ -240,6 +240,7 @@ fn daemon(page: &mut Page, panel: &Panel, plan: &Plan) -> Result<(), Error> {
         "What drives the workers, and why that.",
         &[("engine", panel.engine.name), ("reason", panel.engine.reason)],
     )?;
+    page.gauge("ringway_ready", "1 while traffic should come here.", f64::from(u8::from(panel.is_ready())))?;
     page.gauge(
         "ringway_config_generation",
         "Counts up with each configuration that came into force; the first is 1.",

@@ -30,6 +30,8 @@ pub struct Panel {
     history: Mutex<History>,
     /// True from the first TERM on: `/readyz` says no.
     draining: AtomicBool,
+    /// An operator wants traffic to go elsewhere: `/readyz` says no, and whoever comes all the same is served.
+    aside: AtomicBool,
 }
 
 /// What drives the workers, and why that.
@@ -93,6 +95,7 @@ impl Panel {
             log,
             history: Mutex::default(),
             draining: AtomicBool::new(false),
+            aside: AtomicBool::new(false),
         }
     }
 
@@ -110,6 +113,16 @@ impl Panel {
     /// Whether the daemon is on its way out.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Whether traffic should come here.
+    pub fn is_ready(&self) -> bool {
+        !self.is_draining() && !self.aside.load(Ordering::Relaxed)
+    }
+
+    /// Whether traffic should come here, as far as an operator has a say; what was said before.
+    pub fn set_ready(&self, ready: bool) -> bool {
+        !self.aside.swap(!ready, Ordering::Relaxed)
     }
 
     /// From now on the daemon is on its way out.

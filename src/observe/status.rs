@@ -24,7 +24,7 @@ pub struct Status {
     pub version: String,
     /// Its process.
     pub pid: u32,
-    /// `running` or `draining`.
+    /// `running`, or `draining` while traffic should go elsewhere.
     pub state: String,
     /// `io_uring` or `epoll`.
     pub engine: String,
@@ -201,7 +201,7 @@ pub fn status(panel: &Panel) -> Status {
     Status {
         version: env!("CARGO_PKG_VERSION").into(),
         pid: std::process::id(),
-        state: if panel.is_draining() { "draining" } else { "running" }.into(),
+        state: if panel.is_ready() { "running" } else { "draining" }.into(),
         engine: panel.engine.name.into(),
         engine_reason: panel.engine.reason.into(),
         uptime_s: panel.uptime().as_secs_f64(),

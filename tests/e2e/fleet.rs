@@ -195,6 +195,41 @@ fn a_daemon_without_root_keeps_it_where_it_may() {
 }
 
 #[test]
+fn a_node_that_drains_says_so_and_turns_nobody_away() {
+    let ground = Ground::new();
+    let a = Server::named_echo(&ground, "a");
+    let front = ground.address();
+    let config = one_pool(front, &[a.address()], "");
+    let mut ringway = Ringway::start(&ground, &config);
+    let mut old = connect(front);
+    read_exactly(&mut old, 1).expect("a name");
+    assert_eq!((ringway.page("/readyz").0, ringway.metric("ringway_ready", &[])), (200, 1.0));
+    assert_eq!(done(&ringway, &["drain"]), "not ready; 1 sessions go on\n");
+    assert_eq!((ringway.page("/readyz").0, ringway.page("/livez").0), (503, 200));
+    assert_eq!(ringway.metric("ringway_ready", &[]), 0.0);
+    assert_eq!((verb(&ringway, &["health", "--ready"]).0, verb(&ringway, &["health", "--live"]).0), (1, 0));
+    let status: Value = serde_json::from_str(&done(&ringway, &["status", "--json"])).expect("JSON");
+    assert_eq!(status["state"], "draining", "{status}");
+    exchange(&mut old, b"x").expect("it goes on");
+    assert_eq!(answers(front, 2), "a", "who comes is served");
+    ringway.reload_with(&(config + "\n# the same\n"));
+    assert_eq!(ringway.page("/readyz").0, 503, "a reload has no opinion");
+    assert_eq!(done(&ringway, &["drain", "--undo"]), "ready; 1 sessions go on\n");
+    assert_eq!((ringway.page("/readyz").0, verb(&ringway, &["health", "--ready"]).0), (200, 0));
+    done(&ringway, &["drain"]);
+    drop(old);
+    ringway.settles();
+    ringway.kill_and_start_again();
+    assert_eq!(ringway.page("/readyz").0, 200, "a restart has forgotten it");
+    await_that("who asked to be on record", || {
+        let lines = lines_of(ringway.log());
+        let asked = ["\"event\":\"admin\"", "\"message\":\"drain", "\"uid\":"];
+        lines.iter().filter(|line| asked.iter().all(|part| line.contains(part))).count() == 3
+    });
+    ringway.end_well();
+}
+
+#[test]
 fn a_wrong_wish_is_answered_with_what_is_wrong() {
     let ground = Ground::new();
     let a = Server::named_echo(&ground, "a");

@@ -21,7 +21,7 @@ use crate::observe::panel::Panel;
 
 use super::reload::Answer;
 use super::roster::{Edit, Edited, InForce};
-use super::steer::{Refused, ServerChange, ServerChanged};
+use super::steer::{Drain, Drained, Refused, ServerChange, ServerChanged};
 
 pub(super) use crate::base::limits::COMMANDS_MAX;
 
@@ -60,6 +60,15 @@ pub(super) enum Command {
         by: Option<Peer>,
         /// Who wants to know.
         reply: Box<dyn FnOnce(Result<ServerChanged, Refused>) + Send>,
+    },
+    /// Have traffic go elsewhere, or come again.
+    Drain {
+        /// Which of the two.
+        drain: Drain,
+        /// Who asks.
+        by: Option<Peer>,
+        /// Who wants to know.
+        reply: Box<dyn FnOnce(Drained) + Send>,
     },
     /// Add or remove a server.
     Edit {

@@ -12,6 +12,7 @@
 //! | `GET /v1/config` | the text of the configuration in force; unix socket only, for it may hold secrets |
 //! | `GET /v1/sessions?listener=NAME&server=POOL/SERVER&source=CIDR&limit=N` | sessions that live; JSON; unix socket only, for it tells who the clients are |
 //! | `POST /v1/kill` | ends sessions: [`Kill`]; unix socket only |
+//! | `POST /v1/drain` | has traffic go elsewhere, or come again: [`Drain`]; unix socket only |
 //! | `POST /v1/server` | changes a server: [`ServerChange`]; unix socket only |
 //! | `POST /v1/server/add`, `/v1/server/remove` | adds or removes a server: [`ServerAdd`], [`ServerRemove`]; unix socket only |
 //! | `GET /v1/overlay` | what is laid over that text: servers added and removed since ([`InForce`](crate::control::roster::InForce)); unix socket only |
@@ -38,7 +39,7 @@ use crate::control::explain;
 use crate::control::reload::Answer;
 use crate::control::roster::{Edit, ServerAdd, ServerRemove};
 use crate::control::sessions::{self, Kill};
-use crate::control::steer::{Refused, ServerChange};
+use crate::control::steer::{Drain, Refused, ServerChange};
 use crate::dataplane::commons::monotonic_ns;
 use crate::dataplane::roll::{Called, Task, Whose};
 use crate::observe::history::Sample;
@@ -149,7 +150,7 @@ const fn private(path: &'static str, changes: bool) -> Route {
 }
 
 /// All there is.
-pub const ROUTES: [Route; 18] = [
+pub const ROUTES: [Route; 19] = [
     look_at("/"),
     look_at("/metrics"),
     look_at("/livez"),
@@ -167,6 +168,7 @@ pub const ROUTES: [Route; 18] = [
     private(SERVER, true),
     private(SERVER_ADD, true),
     private(SERVER_REMOVE, true),
+    private(DRAIN, true),
     private(KILL, true),
 ];
 
@@ -217,6 +219,7 @@ pub(super) async fn answer(
             Ok(remove) => edit(&board, Edit::Remove(remove), by).await,
             Err(error) => problem(StatusCode::BAD_REQUEST, &format!("the body: {error}")),
         },
+        (DRAIN, Rights::All { by }) => drain(&board, &body, by).await,
         (KILL, Rights::All { by }) => kill(&board, &body, by).await,
         ("/v1/sessions", _) => sessions(&board, head.uri.query().unwrap_or_default()).await,
         ("/v1/events", _) if head.method == Method::GET => {
@@ -233,6 +236,7 @@ const ROLLBACK: &str = "/v1/rollback";
 const SERVER: &str = "/v1/server";
 const SERVER_ADD: &str = "/v1/server/add";
 const SERVER_REMOVE: &str = "/v1/server/remove";
+const DRAIN: &str = "/v1/drain";
 const KILL: &str = "/v1/kill";
 
 /// What is refused before anything is done.
@@ -288,7 +292,7 @@ fn look(path: &str, accept: &str, board: &Board) -> Reply {
             reply(StatusCode::OK, dialect.content_type(), metrics::render(panel, dialect))
         }
         "/livez" => reply(StatusCode::OK, TEXT, "alive\n"),
-        "/readyz" if panel.is_draining() => reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n"),
+        "/readyz" if !panel.is_ready() => reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n"),
         "/readyz" => reply(StatusCode::OK, TEXT, "ready\n"),
         "/v1/status" => json(StatusCode::OK, &status(panel)),
         "/v1/info" => json(StatusCode::OK, &info(board, panel)),
@@ -385,6 +389,19 @@ async fn change_server(board: &Board, body: &[u8], by: Option<Peer>) -> Reply {
         Ok(Ok(changed)) => json(StatusCode::OK, &changed),
         Ok(Err(Refused::NotFound(error))) => problem(StatusCode::NOT_FOUND, &error),
         Ok(Err(Refused::Unfit(error))) => problem(StatusCode::UNPROCESSABLE_ENTITY, &error),
+        Err(refusal) => refusal,
+    }
+}
+
+async fn drain(board: &Board, body: &[u8], by: Option<Peer>) -> Reply {
+    let drain = match serde_json::from_slice::<Drain>(body) {
+        Ok(drain) => drain,
+        Err(error) => return problem(StatusCode::BAD_REQUEST, &format!("the body: {error}")),
+    };
+    let command =
+        |told: oneshot::Sender<_>| Command::Drain { drain, by, reply: Box::new(move |now| drop(told.send(now))) };
+    match ask(board, command).await {
+        Ok(drained) => json(StatusCode::OK, &drained),
         Err(refusal) => refusal,
     }
 }
@@ -489,7 +506,7 @@ mod tests {
         assert_eq!(code(Method::GET, "/metrics", Rights::Read), 200);
         assert_eq!(code(Method::HEAD, "/livez", Rights::Read), 200);
         assert_eq!(code(Method::POST, "/metrics", Rights::Read), 405);
-        for path in [RELOAD, ROLLBACK, SERVER, SERVER_ADD, SERVER_REMOVE, KILL] {
+        for path in [RELOAD, ROLLBACK, SERVER, SERVER_ADD, SERVER_REMOVE, DRAIN, KILL] {
             assert_eq!(code(Method::POST, path, Rights::Read), 403, "{path}");
         }
         assert_eq!(code(Method::POST, RELOAD, Rights::All { by: None }), 200);
