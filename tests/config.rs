@@ -212,6 +212,19 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
 }
 
 #[test]
+fn a_pool_that_is_full_gets_no_server_more() {
+    let server = |n: usize| format!("{{ name = \"s{n}\", address = \"10.1.{}.{}:80\" }}", n / 250, n % 250 + 1);
+    let servers: Vec<String> = (0..10_000).map(server).collect();
+    let mut layers = Layers::new();
+    layers.text = layers.text.replace("{ name = \"a\", address = \"10.0.0.1:80\" },", &(servers[2..].join(", ") + ","));
+    layers.add("one", "10.0.0.5:80", false).expect("it is the last that fits");
+    for persist in [false, true] {
+        let error = layers.add("more", "10.0.0.6:80", persist).expect_err("there are ten thousand");
+        assert!(error.contains("more than 10000 servers"), "{error}");
+    }
+}
+
+#[test]
 fn what_is_for_now_gives_way_to_a_file_that_has_changed() {
     let mut layers = Layers::new();
     layers.add("c", "10.0.0.5:80", false).expect("right");

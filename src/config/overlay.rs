@@ -248,7 +248,10 @@ impl Overlay {
             return Err(format!("{OVERLAY_MAX} servers are added or removed beside the file; more is too many"));
         }
         let base = self.base(file, env)?;
-        let (_, draft) = self.passing.fitting(&base, |_| true);
+        let (fitting, draft) = self.passing.fitting(&base, |_| true);
+        if [fitting.removed.len(), fitting.added.len()] != sides {
+            return Err(format!("a pool would have more than {SERVERS_MAX} servers"));
+        }
         wrong(&draft).map_or(Ok(()), Err)
     }
 }
