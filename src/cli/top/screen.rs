@@ -55,9 +55,12 @@ pub(super) fn run(model: Model, first: Look, target: Target, interval: Duration)
     // A panic gives the terminal back, too: this sets a hook for all but the cursor.
     let mut terminal = ratatui::try_init()?;
     let shown = Screen { model, last: (first, Instant::now()), interval, orders }.show(&mut terminal, &messages);
-    // The terminal may be gone (SIGHUP): then there is nobody to give it back to.
+    // The terminal may be gone (SIGHUP): then there is nobody to give it back to, or to complain to.
     let restored = ratatui::try_restore();
-    let left = shown?;
+    let left = match shown {
+        Err(_) if hangs_up(PollTimeout::ZERO) => Some(Signal::SIGHUP),
+        shown => shown?,
+    };
     if let Some(signal) = left {
         return Ok(ExitCode::from(128 + u8::try_from(signal as i32).unwrap_or(0)));
     }
@@ -77,16 +80,21 @@ fn show_cursor_on_panic() {
 /// Waits until the terminal is gone, and leaves. Only whom it controls gets SIGHUP for that; others read its end for ever, and
 /// so does the wait for a key.
 fn await_hang_up() {
+    if hangs_up(PollTimeout::NONE) {
+        // There is nothing to give back, and nobody to tell.
+        std::process::exit(128 + Signal::SIGHUP as i32);
+    }
+}
+
+/// Whether the terminal is gone, or goes in that time.
+fn hangs_up(within: PollTimeout) -> bool {
     let input = io::stdin();
     let mut polled = [PollFd::new(input.as_fd(), PollFlags::empty())];
     loop {
-        let gone = match poll(&mut polled, PollTimeout::NONE) {
-            Ok(_) => polled[0].any().unwrap_or(true),
-            Err(errno) => errno != Errno::EINTR,
-        };
-        if gone {
-            // There is nothing to give back, and nobody to tell.
-            std::process::exit(128 + Signal::SIGHUP as i32);
+        match poll(&mut polled, within) {
+            Ok(_) => return polled[0].any().unwrap_or(true),
+            Err(Errno::EINTR) => {}
+            Err(_) => return false,
         }
     }
 }
