@@ -14,7 +14,7 @@ use crate::harness::facts::{await_some, await_that, http_get};
 use crate::harness::ground::{Ground, command_succeeds, need};
 use crate::harness::peers::{Server, ask};
 use crate::harness::process::Process;
-use crate::harness::ringway::{Ringway, one_pool};
+use crate::harness::ringway::{Ringway, listener, pool};
 
 fn shipped(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(path)
@@ -66,7 +66,14 @@ fn prometheus_takes_the_metrics_and_finds_what_rules_and_dashboard_ask_for() {
     let ground = Ground::new();
     let server = Server::named(&ground, "a");
     let front = ground.address();
-    let ringway = Ringway::start(&ground, &one_pool(front, &[server.address()], ""));
+    // With something of everything that is asked for: sessions may wait, and servers have roles.
+    let database = [format!("{{ name = \"db1\", address = \"{}\" }}", ground.address())];
+    let entry = [format!("{{ name = \"s0\", address = \"{}\", max_connections = 100 }}", server.address())];
+    let config = listener("front", &front.to_string(), "pool")
+        + &pool("pool", &entry, "queue = { limit = 5, timeout = \"5s\" }")
+        + &format!("[listeners.write]\nbind = \"{}\"\npool = \"db\"\nrole = \"primary\"\n\n", ground.address())
+        + &pool("db", &database, "kind = \"mysql\"\ncheck = { type = \"mysql\", user = \"check\" }");
+    let ringway = Ringway::start(&ground, &config);
     assert_eq!(ask(front), "a");
     await_that("the session to end", || ringway.ended("done") == 1.0);
 
