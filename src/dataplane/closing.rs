@@ -14,6 +14,9 @@ use crate::base::slab::Key;
 use crate::config::plan::LogFormat;
 use crate::kernel::{Close, Kernel, Request};
 
+/// Bytes of a session that leave the buffers of its sockets as small as they were.
+const SMALL: u64 = 64 * 1024;
+
 impl Shard {
     /// Ends a session. Does nothing if it has ended already.
     pub(super) fn end(&mut self, key: Key, ending: Ending, errno: i32, now: u64, kernel: &mut impl Kernel) {
@@ -64,7 +67,11 @@ impl Shard {
         kernel.close(session.client, client);
         if let Some(server) = session.server.take() {
             let clean_for_server = !relaying || matches!(ending, Ending::Done | Ending::ServerReset);
-            kernel.close(server, if clean_for_server { Close::Clean } else { Close::Reset });
+            match session.chosen() {
+                _ if clean_for_server => kernel.close(server, Close::Clean),
+                Some(chosen) if is_as_new(session) => kernel.spare(server, &chosen.sockaddr),
+                _ => kernel.close(server, Close::Reset),
+            }
         }
         if let Some(packet) = session.life.refusal.take() {
             self.tools.keep_spill(packet);
@@ -134,6 +141,12 @@ impl Shard {
             desk.tally.records_dropped.bump();
         }
     }
+}
+
+/// Whether the server's socket is none the worse for this session: no options, no source, no large buffers.
+fn is_as_new(session: &Session) -> bool {
+    let moved = session.up.moved + session.down.moved;
+    !session.life.settled && session.terms().sources.is_empty() && moved < SMALL
 }
 
 /// Who is there when `session` has just ended and been counted. A few loads a worker, and only for the format that shows it.

@@ -10,6 +10,7 @@
 
 mod direct;
 pub mod epoll;
+mod spares;
 pub mod uring;
 
 use std::net::{IpAddr, SocketAddr};
@@ -231,6 +232,11 @@ pub trait Kernel: Bell {
     /// Lets go of a socket, after everything requested before. Requests on it must have been cancelled: the FIN or RST
     /// leaves when they have ended, which is in the next [`Kernel::wait`].
     fn close(&mut self, sock: Sock, how: Close);
+    /// Lets go of a socket of [`Kernel::connect`] to `target`, without a `source`, as [`Close::Reset`] does. Nothing has been
+    /// set on it that a new connection must not have: an engine may use it for one.
+    fn spare(&mut self, sock: Sock, _target: &SockAddr) {
+        self.close(sock, Close::Reset);
+    }
     /// The socket's pending error (`SO_ERROR`), which this clears.
     fn error(&mut self, sock: Sock) -> Option<Errno>;
     /// The peer's address (getpeername(2)); `None` for a unix socket or one that is gone.

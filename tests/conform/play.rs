@@ -433,6 +433,13 @@ impl Play {
         self.call(|kernel| kernel.close(sock, how));
     }
 
+    /// Lets go of the socket that was connected last.
+    pub fn spare(&mut self, sock: Sock) {
+        self.note("spare");
+        let target = Rc::clone(self.targets.last().expect("there was a connect"));
+        self.call(|kernel| kernel.spare(sock, &target));
+    }
+
     pub fn error(&mut self, sock: Sock) {
         let error = self.call(|kernel| kernel.error(sock));
         self.note(format!("error: {error:?}"));

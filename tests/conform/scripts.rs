@@ -10,7 +10,7 @@ const MUCH: usize = 200_000;
 /// What pipe2(2) gives.
 const PIPE: usize = 1 << 16;
 
-pub const ALL: [Script; 21] = [
+pub const ALL: [Script; 22] = [
     ("bytes there and back", bytes),
     ("bytes are gathered", gathered),
     ("an end behind data", end_behind_data),
@@ -28,6 +28,7 @@ pub const ALL: [Script; 21] = [
     ("close: clean", |play| close(play, Close::Clean, false)),
     ("close: clean, with bytes unread", |play| close(play, Close::Clean, true)),
     ("close: reset", |play| close(play, Close::Reset, false)),
+    ("a spare socket is as good as new", spared),
     ("splice through a pipe", splice),
     ("splice until the receiver is full", splice_full),
     ("splice at the end of a stream", splice_end),
@@ -237,6 +238,36 @@ fn close(play: &mut Play, how: Close, unread: bool) {
     play.close(sock, how);
     play.tell();
     play.far_hears(far, 0, if how == Close::Clean && !unread { Heard::Fin } else { Heard::Reset });
+}
+
+fn spared(play: &mut Play) {
+    let (far, sock) = play.server();
+    let read = play.watch(sock, Interest::Readable, "the first");
+    let _ = play.send(sock, 100);
+    play.far_hears(far, 100, Heard::Open);
+    play.far_says(far, 300);
+    play.tell();
+    play.cancel(read);
+    play.tell();
+    play.spare(sock);
+    play.tell();
+    play.far_hears(far, 0, Heard::Reset);
+    let (far, sock) = play.server();
+    play.watch(sock, Interest::Readable, "the second");
+    play.tell();
+    play.error(sock);
+    let _ = play.recv(sock, 1000);
+    let _ = play.send(sock, 3000);
+    play.far_hears(far, 3000, Heard::Open);
+    play.far_says(far, 50);
+    play.tell();
+    let _ = play.recv(sock, 1000);
+    play.finish(sock);
+    play.far_hears(far, 0, Heard::Fin);
+    play.far_finishes(far);
+    play.tell();
+    let _ = play.recv(sock, 1000);
+    play.error(sock);
 }
 
 fn pipe(play: &mut Play) -> Pipe {

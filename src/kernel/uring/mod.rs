@@ -2,7 +2,9 @@
 //!
 //! Readiness comes from multishot `POLL_ADD` in edge mode, connections from multishot `ACCEPT`, mail from `MSG_RING`. Sockets
 //! are closed by the ring too, after everything requested before on the same turn: a descriptor's number can then never
-//! be given to a new socket while a request that means the old one still waits to be submitted.
+//! be given to a new socket while a request that means the old one still waits to be submitted. A spare socket
+//! ([`super::spares`]) keeps its number, and its file: what is still armed on it from before ends by its cancellation, which
+//! means a token and no descriptor.
 //!
 //! Not used, on purpose: `IORING_OP_SPLICE` and `IORING_OP_SHUTDOWN` (both always go to a kernel worker thread:
 //! `REQ_F_FORCE_ASYNC` in io_uring/splice.c and net.c), multishot `RECV` (no back-pressure), registered files (splice(2)
@@ -21,11 +23,14 @@ use self::ring::Ring;
 pub use self::setup::{Abilities, KERNEL_MINIMUM, probe};
 use super::{
     Bell, Close, ConnectOptions, Engine, Errno, Event, Interest, Kernel, Readiness, Refused, Request, Sock, Token,
-    WakeTarget, direct,
+    WakeTarget, direct, spares::Spares,
 };
 use crate::base::limits::{COMPLETIONS, SUBMISSIONS};
 use crate::base::rehearsal;
 use crate::sys::bytes;
+
+/// A worker that has had nothing to do for so long closes its spare sockets.
+const SPARES_NS: u64 = 1_000_000_000;
 
 /// User data: what a completion means in the upper bits, the shard's token below.
 mod tag {
@@ -46,6 +51,7 @@ pub struct Uring {
     ring: Ring,
     /// Requests of this turn, submitted by the next wait in this order.
     requests: Vec<squeue::Entry>,
+    spares: Spares,
 }
 
 impl Uring {
@@ -62,11 +68,21 @@ impl Uring {
             return None;
         }
         match data & tag::KIND {
-            tag::ACCEPT => Some(Event::Accepted { token, result: outcome(result).map(Sock), more }),
+            tag::ACCEPT => {
+                let result = outcome(result).map(Sock).inspect_err(|&errno| self.relieve(errno));
+                Some(Event::Accepted { token, result, more })
+            }
             tag::CONNECT => Some(Event::Connected { token, result: outcome(result).map(drop) }),
             tag::WATCH => Some(Event::Ready { token, readiness: readiness(result), more }),
             tag::MAIL => Some(Event::Mail),
             _ => None,
+        }
+    }
+
+    /// Where descriptors are short, none are kept in reserve.
+    fn relieve(&mut self, errno: Errno) {
+        if matches!(errno, Errno::EMFILE | Errno::ENFILE) {
+            self.spares.let_go();
         }
     }
 }
@@ -76,7 +92,7 @@ impl Engine for Uring {
     fn new() -> Result<Self, Refused> {
         let completions = rehearsal::limit("completions", COMPLETIONS as usize) as u32;
         let (ring, _) = setup::make(SUBMISSIONS.min(completions), completions)?;
-        Ok(Self { ring, requests: Vec::with_capacity(SUBMISSIONS as usize) })
+        Ok(Self { ring, requests: Vec::with_capacity(SUBMISSIONS as usize), spares: Spares::default() })
     }
 
     fn wake_target(&self) -> WakeTarget {
@@ -97,11 +113,18 @@ impl Bell for Uring {
 
 impl Kernel for Uring {
     fn wait(&mut self, timeout_ns: Option<u64>, events: &mut Vec<Event>) -> Result<(), Errno> {
-        self.ring.enter(&mut self.requests, timeout_ns.map(Duration::from_nanos))?;
+        let spares_ns = if self.spares.is_empty() { u64::MAX } else { SPARES_NS };
+        let patience_ns = timeout_ns.map_or(spares_ns, |timeout_ns| timeout_ns.min(spares_ns));
+        let patience = (patience_ns < u64::MAX).then_some(Duration::from_nanos(patience_ns));
+        self.ring.enter(&mut self.requests, patience)?;
+        let before = events.len();
         while let Some(completion) = self.ring.next() {
             if let Some(event) = self.understand(&completion) {
                 events.push(event);
             }
+        }
+        if events.len() == before && patience_ns == SPARES_NS {
+            self.spares.let_go();
         }
         Ok(())
     }
@@ -116,7 +139,11 @@ impl Kernel for Uring {
     }
 
     fn connect(&mut self, target: &SockAddr, options: ConnectOptions, token: Token) -> Result<Sock, Errno> {
-        let fd = direct::stream_socket(target, options)?;
+        let spare = if options.source.is_none() { self.spares.take(target) } else { None };
+        let fd = match spare {
+            Some(fd) => fd,
+            None => direct::stream_socket(target, options).inspect_err(|&errno| self.relieve(errno))?,
+        };
         let connect = opcode::Connect::new(types::Fd(fd), target.as_ptr().cast(), target.len());
         self.requests.push(connect.build().user_data(tag::CONNECT | token.0));
         Ok(Sock(fd))
@@ -146,6 +173,12 @@ impl Kernel for Uring {
         }
         let close = opcode::Close::new(types::Fd(sock.0)).build();
         self.requests.push(close.flags(squeue::Flags::SKIP_SUCCESS).user_data(tag::IGNORE));
+    }
+
+    fn spare(&mut self, sock: Sock, target: &SockAddr) {
+        if !self.spares.keep(sock.0, target) {
+            self.close(sock, Close::Reset);
+        }
     }
 
     direct::immediate_calls!();
