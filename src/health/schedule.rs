@@ -21,10 +21,19 @@ pub fn first_delay_ns(index: usize, count: usize, interval_ms: u32) -> u64 {
 
 /// When the check after one that began at `begun_ns` and ended at `ended_ns` is due. Checks of a server never overlap.
 pub fn next_ns(begun_ns: u64, ended_ns: u64, interval_ms: u32, random: u64) -> u64 {
+    due_ns(begun_ns, ended_ns, interval_ms, 2, random)
+}
+
+/// The same, with an interval that chance makes shorter only.
+pub fn no_later_ns(begun_ns: u64, ended_ns: u64, interval_ms: u32, random: u64) -> u64 {
+    due_ns(begun_ns, ended_ns, interval_ms, 1, random)
+}
+
+/// Due a tenth early, or by chance up to so many tenths after that.
+fn due_ns(begun_ns: u64, ended_ns: u64, interval_ms: u32, tenths: u64, random: u64) -> u64 {
     let interval = u64::from(interval_ms) * 1_000_000;
-    let span = 2 * interval / JITTER;
-    let least = begun_ns.saturating_add(interval - span / 2);
-    let jittered = least.saturating_add(random % (span + 1));
+    let least = begun_ns.saturating_add(interval - interval / JITTER);
+    let jittered = least.saturating_add(random % (tenths * interval / JITTER + 1));
     (jittered - jittered % BEAT_NS).max(least).max(ended_ns)
 }
 
@@ -72,6 +81,9 @@ mod tests {
             let interval = u64::from(ms) * 1_000_000;
             prop_assert!(next >= ended && next >= begun + interval - interval / 10);
             prop_assert!(next == ended || next <= begun + interval + interval / 10);
+            let sooner = no_later_ns(begun, ended, ms, random);
+            prop_assert!(sooner >= ended && sooner >= begun + interval - interval / 10);
+            prop_assert!(sooner == ended || sooner <= begun + interval);
         }
     }
 }

@@ -93,7 +93,11 @@ pub(super) async fn attend(
     let (mut begun_ns, mut ended_ns) = (0, 0);
     let mut first_ns = Some(monotonic_ns() + delay.as_nanos() as u64);
     while let Some(pace) = pace_of(&ward, &errand) {
-        let due_ns = first_ns.unwrap_or_else(|| next_ns(&ward, &pace, begun_ns, ended_ns, random));
+        let due_ns = first_ns.unwrap_or_else(|| {
+            let interval_ms = ward.verdict.get().interval_ms(&pace);
+            // An interval is what a switch-over waits for.
+            schedule::no_later_ns(begun_ns, ended_ns, interval_ms, random)
+        });
         let wait = Duration::from_nanos(due_ns.saturating_sub(monotonic_ns()));
         tokio::select! {
             biased;
@@ -120,12 +124,6 @@ pub(super) async fn attend(
     }
     desk.leave().await;
     office.count_kept(&mut is_kept, false);
-}
-
-/// An interval is kept, or a little shorter by chance, never longer: it is what a switch-over waits for.
-fn next_ns(ward: &Ward, pace: &CheckPace, begun_ns: u64, ended_ns: u64, random: u64) -> u64 {
-    let interval_ms = u64::from(ward.verdict.get().interval_ms(pace)) * 10 / 11;
-    schedule::next_ns(begun_ns, ended_ns, u32::try_from(interval_ms.max(1)).unwrap_or(u32::MAX), random)
 }
 
 fn report(
