@@ -153,6 +153,9 @@ impl Kernel for Willing {
     fn peer(&mut self, _: Sock) -> Option<SocketAddr> {
         None
     }
+    fn unsent(&mut self, _: Sock) -> usize {
+        0
+    }
     fn local_port(&mut self, _: Sock) -> u16 {
         0
     }

@@ -7,8 +7,7 @@
 use std::sync::Arc;
 
 use super::ending::Ending;
-use super::pump::Pump;
-use super::session::{Phase, Session};
+use super::session::Phase;
 use super::shard::Shard;
 use crate::base::slab::Key;
 use crate::config::ledger::ServerLedger;
@@ -122,7 +121,8 @@ impl Shard {
             // Asked anew each time: it may have got the role back.
             Whom::Astray { .. } => role.is_some_and(|role| !order.server.suits(role)),
         };
-        let spared = matches!(order.whom, Whom::Astray { .. }) && now < progress.all_ns && !is_idle(session);
+        let may_stay = matches!(order.whom, Whom::Astray { .. }) && now < progress.all_ns;
+        let spared = may_stay && (!session.is_idle() || kernel.unsent(session.client) > 0);
         match session.phase {
             _ if !meant => return Fate::Stays,
             Phase::Connecting { late: false } => self.connect_is_late(key, now, kernel),
@@ -135,10 +135,4 @@ impl Shard {
         }
         Fate::Leaves
     }
-}
-
-/// Whether nothing is under way: the last bytes went to the client, and all of them.
-fn is_idle(session: &Session) -> bool {
-    let at_rest = |pump: &Pump| !pump.is_blocked() && !pump.queued && !pump.readable;
-    session.life.answered && at_rest(&session.up) && at_rest(&session.down)
 }

@@ -193,6 +193,14 @@ impl Session {
         }
     }
 
+    /// Whether nothing is under way: the last bytes went to the client, and all of them, or nobody ever said anything; and
+    /// neither side has finished, which is how the other is told to answer.
+    pub fn is_idle(&self) -> bool {
+        let at_rest = |pump: &Pump| !pump.is_blocked() && !pump.queued && !pump.readable;
+        let is_answered = self.life.answered || self.up.moved + self.down.moved == 0;
+        is_answered && !self.is_half_closed() && at_rest(&self.up) && at_rest(&self.down)
+    }
+
     /// One direction has finished and the other has not.
     pub fn is_half_closed(&self) -> bool {
         self.up.finished || self.down.finished

@@ -71,6 +71,10 @@ macro_rules! immediate_calls {
             $crate::sys::bytes::peer(sock.0)
         }
 
+        fn unsent(&mut self, sock: $crate::kernel::Sock) -> usize {
+            $crate::sys::bytes::unsent(sock.0)
+        }
+
         fn local_port(&mut self, sock: $crate::kernel::Sock) -> u16 {
             $crate::sys::bytes::local(sock.0).map_or(0, |address| address.port())
         }

@@ -241,6 +241,8 @@ pub trait Kernel: Bell {
     fn error(&mut self, sock: Sock) -> Option<Errno>;
     /// The peer's address (getpeername(2)); `None` for a unix socket or one that is gone.
     fn peer(&mut self, sock: Sock) -> Option<SocketAddr>;
+    /// Bytes sent that the peer has not acknowledged: a reset now would cost it them (`SIOCOUTQ`, tcp(7)).
+    fn unsent(&mut self, sock: Sock) -> usize;
     /// The local port (getsockname(2)); 0 for a unix socket.
     fn local_port(&mut self, sock: Sock) -> u16;
     /// Lets the held-back acknowledgement of a handshake go: there is nothing to send with it.

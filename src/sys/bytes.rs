@@ -183,6 +183,14 @@ pub fn peer(fd: RawFd) -> Option<SocketAddr> {
     })
 }
 
+/// Bytes that were sent and that the peer's kernel has not acknowledged yet (`SIOCOUTQ`, tcp(7)); 0 where that is not known.
+pub fn unsent(fd: RawFd) -> usize {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ, which Linux calls TIOCOUTQ too, writes one int, and `bytes` is one.
+    let told = unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &raw mut bytes) };
+    if told == 0 { usize::try_from(bytes).unwrap_or(0) } else { 0 }
+}
+
 /// getsockname(2); `None` unless it is an IP address.
 pub fn local(fd: RawFd) -> Option<SocketAddr> {
     address_by(|storage, len| {

@@ -352,6 +352,11 @@ impl Kernel for SimKernel<'_> {
         Some(self.world.socks[id].address)
     }
 
+    fn unsent(&mut self, sock: Sock) -> usize {
+        let id = self.world.open_sock(sock, "unsent");
+        self.world.socks[id].unsent() as usize
+    }
+
     fn local_port(&mut self, sock: Sock) -> u16 {
         let id = self.world.open_sock(sock, "local_port");
         (id % 60_000) as u16 + 1
