@@ -322,7 +322,7 @@ pub struct Check {
 }
 
 /// A role of a MySQL server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ServerRole {
     /// It takes writes.
     Primary,
@@ -341,7 +341,7 @@ impl ServerRole {
 }
 
 /// `listeners.*.role` and `fallback`: whom sessions go to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RoleWish {
     /// Servers of this role only.
     pub role: ServerRole,

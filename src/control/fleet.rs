@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use crate::config::ledger::PoolLedger;
 use crate::dataplane::commons::{Commons, Mail, Scene};
 use crate::dataplane::evict::Eviction;
+use crate::dataplane::exodus::Exodus;
 use crate::dataplane::roll::Roll;
 use crate::dataplane::worker::{self, Hired};
 use crate::kernel::epoll::{Epoll, EventBell};
@@ -39,6 +40,7 @@ struct Unsent {
     new_scene: bool,
     /// At most one a server and kind.
     evictions: VecDeque<Arc<Eviction>>,
+    exoduses: VecDeque<Arc<Exodus>>,
     drain: bool,
     stop: bool,
 }
@@ -81,6 +83,12 @@ impl Fleet {
                 .retain(|waiting| !Arc::ptr_eq(&waiting.server, &order.server) || waiting.whom != order.whom);
             unsent.evictions.push_back(Arc::clone(order));
         }
+        self.deliver();
+    }
+
+    /// Has every worker lead sessions out.
+    pub(super) fn lead_out(&mut self, order: &Arc<Exodus>) {
+        self.unsent.iter_mut().for_each(|unsent| unsent.exoduses.push_back(Arc::clone(order)));
         self.deliver();
     }
 
@@ -181,18 +189,19 @@ impl Unsent {
         match self {
             Unsent { new_scene: true, .. } => self.new_scene = false,
             Unsent { evictions, .. } if !evictions.is_empty() => drop(evictions.pop_front()),
+            Unsent { exoduses, .. } if !exoduses.is_empty() => drop(exoduses.pop_front()),
             Unsent { drain: true, .. } => self.drain = false,
             Unsent { .. } => self.stop = false,
         }
     }
 
     fn first(&self) -> Option<Mail> {
-        match (self.new_scene, self.evictions.front(), self.drain, self.stop) {
+        match (self.new_scene, self.evictions.front(), self.exoduses.front()) {
             (true, ..) => Some(Mail::NewScene),
-            (_, Some(order), ..) => Some(Mail::Evict(Arc::clone(order))),
-            (_, _, true, _) => Some(Mail::Drain),
-            (_, _, _, true) => Some(Mail::Stop),
-            (false, None, false, false) => None,
+            (_, Some(order), _) => Some(Mail::Evict(Arc::clone(order))),
+            (_, _, Some(order)) => Some(Mail::Exodus(Arc::clone(order))),
+            (false, None, None) if self.drain => Some(Mail::Drain),
+            (false, None, None) => self.stop.then_some(Mail::Stop),
         }
     }
 }
@@ -209,6 +218,7 @@ mod tests {
         let mut unsent = Unsent::default();
         let server = Registry::new(1).server("web", "a", "10.0.0.1:80");
         unsent.evictions.push_back(Arc::new(Eviction { server, ending: Ending::ServerDown, whom: Whom::All }));
+        unsent.exoduses.push_back(Arc::new(Exodus::of_all(0)));
         for word in [Word::Stop, Word::NewScene, Word::Drain, Word::NewScene] {
             unsent.add(word);
         }
@@ -217,6 +227,7 @@ mod tests {
             unsent.remove_first();
             sent.push(letter);
         }
-        assert!(matches!(sent[..], [Mail::NewScene, Mail::Evict(_), Mail::Drain, Mail::Stop]), "{sent:?}");
+        let right = matches!(sent[..], [Mail::NewScene, Mail::Evict(_), Mail::Exodus(_), Mail::Drain, Mail::Stop]);
+        assert!(right, "{sent:?}");
     }
 }

@@ -14,6 +14,7 @@ use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 
 use super::evict::Eviction;
+use super::exodus::Exodus;
 use super::record::{Note, Record};
 use super::roll::Roll;
 use crate::base::counter::Counter;
@@ -64,6 +65,8 @@ pub enum Mail {
     },
     /// End the sessions of a server.
     Evict(Arc<Eviction>),
+    /// End sessions one after the other, over a time.
+    Exodus(Arc<Exodus>),
     /// Call out sessions, or end them.
     Roll(Arc<Roll>),
     /// Take no more connections (after those already in the accept queues); let sessions finish.

@@ -50,6 +50,8 @@ pub enum Ending {
     ServerDown,
     /// The server has lost the role that the listener wants.
     RoleLost,
+    /// An operator has sessions go elsewhere, and it was its turn (`drain --for`, `server set --for`, `rebalance`).
+    Moved,
     /// An operator ended it (`ringway kill`).
     Killed,
     /// The daemon stopped before the session did.
@@ -62,7 +64,7 @@ pub enum Ending {
 
 impl Ending {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Ending; 26] = [
+    pub const ALL: [Ending; 27] = [
         Ending::Done,
         Ending::ClientReset,
         Ending::ClientGone,
@@ -85,6 +87,7 @@ impl Ending {
         Ending::PeerVanished,
         Ending::ServerDown,
         Ending::RoleLost,
+        Ending::Moved,
         Ending::Killed,
         Ending::Shutdown,
         Ending::Resource,
@@ -116,6 +119,7 @@ impl Ending {
             Ending::PeerVanished => "peer_vanished",
             Ending::ServerDown => "server_down",
             Ending::RoleLost => "role_lost",
+            Ending::Moved => "moved",
             Ending::Killed => "killed",
             Ending::Shutdown => "shutdown",
             Ending::Resource => "resource",
@@ -143,7 +147,7 @@ impl Ending {
             Ending::Lifetime => "LD",
             Ending::PeerVanished => "sD",
             Ending::ServerDown | Ending::RoleLost => "DD",
-            Ending::Killed | Ending::Shutdown => "KD",
+            Ending::Moved | Ending::Killed | Ending::Shutdown => "KD",
             Ending::Resource => "RD",
             Ending::Internal => "ID",
         }

@@ -10,6 +10,7 @@ mod connect;
 mod doors;
 pub mod ending;
 pub mod evict;
+pub mod exodus;
 mod gate;
 mod gather;
 pub mod pipes;

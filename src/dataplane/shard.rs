@@ -12,6 +12,7 @@ use super::commons::{Commons, Desk, Mail, Scene};
 use super::doors::DoorSlot;
 use super::ending::Ending;
 use super::evict;
+use super::exodus;
 use super::gather::Visit;
 use super::pump::{Stop, Tools};
 use super::queue::Queue;
@@ -68,6 +69,8 @@ pub struct Shard {
     pub(super) visits: VecDeque<Visit>,
     /// Servers whose sessions are being ended.
     pub(super) evictions: VecDeque<evict::Progress>,
+    /// Orders to lead sessions out.
+    pub(super) exoduses: VecDeque<exodus::Progress>,
     /// Calls of the roll under way.
     pub(super) rolls: VecDeque<roll::Calling>,
     due: Vec<u32>,
@@ -111,6 +114,7 @@ impl Shard {
             runnable: VecDeque::new(),
             visits: VecDeque::new(),
             evictions: VecDeque::new(),
+            exoduses: VecDeque::new(),
             rolls: VecDeque::new(),
             due: Vec::new(),
             queues: Vec::new(),
@@ -125,7 +129,7 @@ impl Shard {
 
     /// How long the worker may wait, in nanoseconds; `None`: until something happens.
     pub fn patience_ns(&self, now: u64) -> Option<u64> {
-        let evictions = self.next_eviction_ns();
+        let evictions = self.next_eviction_ns().into_iter().chain(self.next_exodus_ns()).min();
         let works = !self.runnable.is_empty() || self.called || !self.rolls.is_empty();
         if works || evictions.is_some_and(|due_ns| due_ns <= now) {
             return Some(0);
@@ -183,6 +187,7 @@ impl Shard {
         self.wake_doors(now, kernel);
         self.visit(now, kernel);
         self.evict(now, kernel);
+        self.lead_out(now, kernel);
         self.call_roll(now, kernel);
         let mut due = std::mem::take(&mut self.due);
         self.wheel.expire(now, &mut due);
@@ -201,6 +206,7 @@ impl Shard {
             Mail::NewScene => self.adopt(now, kernel),
             Mail::Connection { sock, listener, accepted_ns } => self.open(sock, listener, accepted_ns, now, kernel),
             Mail::Evict(order) => self.begin_eviction(order, now),
+            Mail::Exodus(order) => self.begin_exodus(order, now),
             Mail::Roll(roll) => self.begin_roll(roll),
             Mail::Drain => self.leave(Mode::Draining, now, kernel),
             Mail::Stop => {

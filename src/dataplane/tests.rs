@@ -8,8 +8,9 @@ use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::commons::{Commons, Door, Mail, Scene};
+use super::commons::{Commons, Door, Mail, Scene, monotonic_ns};
 use super::ending::{ConnectResult, Ending};
+use super::exodus::{Exodus, Group, Whose};
 use super::record::Record;
 use crate::config::ledger::Registry;
 use crate::config::plan::{Address, Listener};
@@ -52,6 +53,21 @@ impl<E: Engine> Bench<E> {
         client
     }
 
+    fn post(&mut self, mail: Mail) {
+        self.commons.post(0, mail, &mut self.bell).unwrap();
+        self.bell.wait(Some(0), &mut Vec::new()).unwrap(); // a ring rings when it is entered
+    }
+
+    /// Waits until the worker has turned a few times.
+    fn let_it_turn(&self) {
+        let turns = || self.commons.desks[0].turns.load(Ordering::Relaxed);
+        let (before, end) = (turns(), Instant::now() + Duration::from_secs(10));
+        while turns() < before + 4 {
+            assert!(Instant::now() < end, "the worker does not turn");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     fn record(&self) -> Record {
         let end = Instant::now() + Duration::from_secs(10);
         loop {
@@ -66,8 +82,7 @@ impl<E: Engine> Bench<E> {
 
 impl<E: Engine> Drop for Bench<E> {
     fn drop(&mut self) {
-        self.commons.post(0, Mail::Stop, &mut self.bell).unwrap();
-        self.bell.wait(Some(0), &mut Vec::new()).unwrap(); // a ring rings when it is entered
+        self.post(Mail::Stop);
         self.worker.take().unwrap().join().unwrap();
         let tally = self.listener.ledger.tally.of(0);
         let ended: u64 = tally.ended.iter().map(|count| count.read()).sum();
@@ -113,6 +128,9 @@ on_both_engines! {
     what_a_server_said_before_its_reset_is_delivered
     the_tail_of_a_stream_arrives
     a_reader_that_stops_holds_only_its_own_sender
+    who_is_idle_is_led_out_and_who_is_busy_stays
+    who_has_not_got_everything_is_not_idle
+    no_more_are_led_out_than_may_be
 }
 
 fn bytes_go_both_ways_and_half_close_goes_through<E: Engine>() {
@@ -289,6 +307,129 @@ fn a_reader_that_stops_holds_only_its_own_sender<E: Engine>() {
     let end = Instant::now() + Duration::from_secs(10);
     while bench.commons.desks[0].tally.pipes_used.load(Ordering::Relaxed) > 0 {
         assert!(Instant::now() < end, "a pipe counts as used for ever");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A question and its answer.
+fn exchange(client: &mut TcpStream, conn: &mut TcpStream) {
+    client.write_all(b"?").unwrap();
+    conn.read_exact(&mut [0]).unwrap();
+    conn.write_all(b"!").unwrap();
+    client.read_exact(&mut [0]).unwrap();
+}
+
+fn who_is_idle_is_led_out_and_who_is_busy_stays<E: Engine>() {
+    let (backend, address) = server();
+    let mut bench = bench::<E>(&[address], "");
+    let [mut idle, mut asks, mut half] = [(); 3].map(|()| {
+        let client = bench.client();
+        (client, backend.accept().unwrap().0)
+    });
+    for (client, conn) in [&mut idle, &mut asks, &mut half] {
+        exchange(client, conn);
+    }
+    asks.0.write_all(b"?").unwrap();
+    asks.1.read_exact(&mut [0]).unwrap();
+    half.0.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(half.1.read(&mut [0]).unwrap(), 0);
+    let order = Arc::new(Exodus::of_all(monotonic_ns()));
+    let mut late = (bench.client(), backend.accept().unwrap().0);
+    exchange(&mut late.0, &mut late.1);
+    bench.post(Mail::Exodus(Arc::clone(&order)));
+    order.admit(10, 10);
+    bench.let_it_turn();
+    assert_eq!(order.gone(), 0, "nobody has been silent for so long");
+    order.spare(0);
+    assert_eq!(idle.0.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    let record = bench.record();
+    assert_eq!((record.ending, record.bytes_out), (Some(Ending::Moved), 1));
+    bench.let_it_turn();
+    assert_eq!(order.gone(), 1);
+    // Who asked gets the answer, and is idle then.
+    asks.1.write_all(b"!").unwrap();
+    asks.0.read_exact(&mut [0]).unwrap();
+    assert_eq!(asks.0.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(bench.record().ending, Some(Ending::Moved));
+    // So do those who have finished; at the very end they leave all the same.
+    half.1.write_all(b"!").unwrap();
+    half.0.read_exact(&mut [0]).unwrap();
+    bench.let_it_turn();
+    order.take_everyone();
+    assert_eq!(half.0.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(bench.record().ending, Some(Ending::Moved));
+    let end = Instant::now() + Duration::from_secs(10);
+    while Arc::strong_count(&order) > 1 {
+        assert!(Instant::now() < end, "the worker keeps an order that is done");
+        thread::sleep(Duration::from_millis(1));
+    }
+    exchange(&mut late.0, &mut late.1);
+    assert_eq!(order.gone(), 3, "who came after the order stays");
+}
+
+fn who_has_not_got_everything_is_not_idle<E: Engine>() {
+    let (backend, address) = server();
+    let mut bench = bench::<E>(&[address], "");
+    let client = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    client.set_recv_buffer_size(4_096).unwrap();
+    client.connect(&bench.address.into()).unwrap();
+    let mut client = TcpStream::from(client);
+    client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let (mut conn, _) = backend.accept().unwrap();
+    let said = pattern(64 << 10);
+    conn.write_all(&said).unwrap();
+    // All of it has left the worker, and most of it waits in the kernel for the client to read.
+    let moved = || bench.listener.ledger.tally.of(0).bytes_out.read();
+    let end = Instant::now() + Duration::from_secs(10);
+    while moved() < said.len() as u64 {
+        assert!(Instant::now() < end, "{} bytes moved", moved());
+        thread::sleep(Duration::from_millis(1));
+    }
+    let order = Arc::new(Exodus::of_all(monotonic_ns()));
+    order.spare(0);
+    order.admit(1, 1);
+    bench.post(Mail::Exodus(Arc::clone(&order)));
+    bench.let_it_turn();
+    assert_eq!(order.gone(), 0);
+    let mut heard = vec![0; said.len()];
+    client.read_exact(&mut heard).unwrap();
+    assert!(heard == said, "other bytes");
+    assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(bench.record().ending, Some(Ending::Moved));
+}
+
+fn no_more_are_led_out_than_may_be<E: Engine>() {
+    let ((one, at_one), (two, at_two)) = (server(), server());
+    let mut bench = bench::<E>(&[at_one, at_two], "");
+    let mut clients: Vec<_> = (0..20).map(|_| bench.client()).collect();
+    let conns: Vec<_> = (0..10).map(|_| (one.accept().unwrap().0, two.accept().unwrap().0)).collect();
+    for (mut one, mut two) in conns.iter().map(|(one, two)| (one, two)) {
+        one.write_all(b"1").unwrap();
+        two.write_all(b"2").unwrap();
+    }
+    let mut of_one = 0;
+    for client in &mut clients {
+        let mut name = [0];
+        client.read_exact(&mut name).unwrap();
+        of_one += u32::from(name == *b"1");
+    }
+    assert_eq!(of_one, 10);
+    let ledger = Arc::clone(&bench.listener.pool.servers[0].ledger);
+    let order = Arc::new(Exodus::of_groups(vec![Group::new(ledger, Whose::Wishing(None), 5)], monotonic_ns()));
+    order.spare(0);
+    order.admit(3, 3);
+    bench.post(Mail::Exodus(Arc::clone(&order)));
+    (0..3).for_each(|_| assert_eq!(bench.record().server, Some(0)));
+    bench.let_it_turn();
+    assert_eq!(order.gone(), 3, "there were three tickets");
+    order.admit(9, 9);
+    (0..2).for_each(|_| assert_eq!(bench.record().ending, Some(Ending::Moved)));
+    bench.let_it_turn();
+    assert_eq!((order.gone(), order.groups()[0].gone()), (5, 5), "and five of them might go");
+    order.call_off();
+    let end = Instant::now() + Duration::from_secs(10);
+    while Arc::strong_count(&order) > 1 {
+        assert!(Instant::now() < end, "the worker keeps an order that was called off");
         thread::sleep(Duration::from_millis(1));
     }
 }

@@ -62,6 +62,7 @@ pub const fn is_failure(why: Ending) -> bool {
         | Ending::IdleTimeout
         | Ending::HalfCloseTimeout
         | Ending::Lifetime
+        | Ending::Moved
         | Ending::Killed
         | Ending::Shutdown => false,
         Ending::ServerReset

@@ -623,6 +623,11 @@ impl World {
                 let late = last.is_some_and(|attempt| self.is_evicting(attempt.target, self.now));
                 must(pair.condemned || late, "nobody has found its server down")
             }
+            Ending::Moved => {
+                let meant = self.marching.filter(|(since_ns, _)| pair.opened_ns < *since_ns && pair.relaying);
+                let whole = client.taken == client.delivered;
+                must(meant.is_some_and(|(_, everyone)| everyone || whole && !pair.half), "it was not its turn")
+            }
             Ending::Killed => must(pair.doomed, "nobody has wished it"),
             Ending::Shutdown => must(self.stopped, "nobody has stopped the worker"),
             Ending::Internal => Some("it must never".into()),

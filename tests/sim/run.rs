@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use ringway::dataplane::commons::{Commons, Mail};
 use ringway::dataplane::ending::{ConnectResult, Refusal};
+use ringway::dataplane::exodus::Exodus;
 use ringway::dataplane::roll::{Roll, Task, Whose};
 use ringway::dataplane::shard::Shard;
 use ringway::kernel::{Event, Kernel, WakeTarget};
@@ -15,7 +16,7 @@ use crate::oracle::Pair;
 use crate::rng::Rng;
 use crate::scene::Stage;
 use crate::socket::Far;
-use crate::world::{Errand, Trace, World, note};
+use crate::world::{Errand, Step, Trace, World, note};
 
 const WORKERS: usize = 2;
 const MS: u64 = 1_000_000;
@@ -47,6 +48,8 @@ struct Run {
     stage: Stage,
     commons: Arc<Commons>,
     workers: Vec<Worker>,
+    /// An order to lead sessions out.
+    order: Option<Arc<Exodus>>,
     steps: usize,
 }
 
@@ -106,7 +109,7 @@ impl Run {
         let most = if world.rng.chance(200) { world.rng.range(1, 10) as u32 } else { 10_000 };
         let commons = Arc::new(Commons::new(WORKERS, scene, most));
         let workers = (0..WORKERS).map(|index| Worker::new(index, &commons, &mut world, seed)).collect();
-        Self { world, stage, commons, workers, steps: 0 }
+        Self { world, stage, commons, workers, order: None, steps: 0 }
     }
 
     /// Clients come, and everything goes on at once.
@@ -147,12 +150,30 @@ impl Run {
             let at = self.world.now + self.world.haste.below(span);
             self.world.schedule(at, Errand::Roll);
         }
+        if !self.world.classic && self.world.march.chance(250) {
+            self.schedule_march(span);
+        }
         if abrupt {
             let soon = self.world.rng.range(span / 2, span);
             self.schedule_stop(soon);
         }
         let after = self.world.rng.size(3_000) * MS;
         self.advance_to(end + after);
+    }
+
+    /// Sessions are led out, in steps, and perhaps everybody in the end.
+    fn schedule_march(&mut self, span: u64) {
+        let begin = self.world.now + self.world.march.below(span);
+        self.world.schedule(begin, Errand::March(Step::Begin));
+        let mut at = begin;
+        for _ in 0..self.world.march.range(1, 6) {
+            at += self.world.march.size(200 * MS);
+            self.world.schedule(at, Errand::March(Step::More));
+        }
+        if self.world.march.chance(300) {
+            self.world.schedule(at, Errand::March(Step::Everyone));
+        }
+        self.world.schedule(at + 300 * MS, Errand::March(Step::End));
     }
 
     /// More come at once than there are places, and the configuration changes while some of them wait.
@@ -269,6 +290,7 @@ impl Run {
             Errand::Client => self.client_comes(),
             Errand::Haste(lane) => self.haste(lane),
             Errand::Roll => self.call_roll(),
+            Errand::March(step) => self.march(step),
             Errand::Reload => {
                 self.publish();
                 for lane in 0..WORKERS {
@@ -351,6 +373,33 @@ impl Run {
         let roll = Arc::new(Roll::new(whose, task, |called| assert!(called.found >= called.rows.len() as u64)));
         for lane in 0..WORKERS {
             self.post(lane, Mail::Roll(Arc::clone(&roll)));
+        }
+    }
+
+    /// An operator has sessions led out.
+    fn march(&mut self, step: Step) {
+        if let Step::Begin = step {
+            if self.workers.iter().any(|worker| worker.stopping) {
+                return;
+            }
+            let order = Arc::new(Exodus::of_all(self.world.now));
+            self.world.marching = Some((self.world.now, false));
+            for lane in 0..WORKERS {
+                self.post(lane, Mail::Exodus(Arc::clone(&order)));
+            }
+            self.order = Some(order);
+        }
+        let Some(order) = &self.order else { return };
+        match step {
+            Step::Begin | Step::More => {
+                order.spare(self.world.march.size(100 * MS) - 1);
+                order.admit(self.world.march.below(10), 10);
+            }
+            Step::Everyone => {
+                self.world.marching = self.world.marching.map(|(since_ns, _)| (since_ns, true));
+                order.take_everyone();
+            }
+            Step::End => order.call_off(),
         }
     }
 
@@ -643,6 +692,7 @@ fn name(mail: &Mail) -> String {
     match mail {
         Mail::Connection { sock, .. } => format!("Connection {sock:?}"),
         Mail::Evict(_) => "Evict".into(),
+        Mail::Exodus(_) => "Exodus".into(),
         Mail::Roll(_) => "Roll".into(),
         mail => format!("{mail:?}"),
     }

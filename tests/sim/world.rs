@@ -29,6 +29,9 @@ const HASTE: u64 = 0xBB67_AE85_84CA_A73B;
 /// Keeps want apart in the same way.
 const WANT: u64 = 0x3C6E_F372_FE94_F82B;
 
+/// Keeps the march apart in the same way.
+const MARCH: u64 = 0xA54F_F53A_5F1D_36F1;
+
 /// Lines of what happened; `None` while nobody reads them.
 #[derive(Clone, Default)]
 pub struct Trace(pub Option<Rc<RefCell<Vec<String>>>>);
@@ -65,12 +68,23 @@ pub enum Errand {
     Ramp,
     /// An operator ends the sessions of a client, or looks at those of all.
     Roll,
+    /// An operator has sessions led out, some more of them, or no more.
+    March(Step),
     /// A worker is drained and the configuration changed at once, with people at the doors.
     Haste(usize),
     /// A letter to a worker.
     Drain(usize),
     /// A letter to a worker.
     Stop(usize),
+}
+
+/// A step of a march.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    Begin,
+    More,
+    Everyone,
+    End,
 }
 
 /// How a connect goes.
@@ -130,6 +144,10 @@ pub struct World {
     pub classic: bool,
     /// For [`Errand::Haste`].
     pub haste: Rng,
+    /// What it draws for sessions that are led out.
+    pub march: Rng,
+    /// Since when sessions are led out, and whether everybody is.
+    pub marching: Option<(u64, bool)>,
     /// For runs in want: places are few, clients many, and servers go and come back.
     pub want: Rng,
     pub is_in_want: bool,
@@ -177,6 +195,8 @@ impl World {
             classic,
             extra,
             haste: Rng::new(rng.peek() ^ HASTE),
+            march: Rng::new(rng.peek() ^ MARCH),
+            marching: None,
             is_in_want: !classic && want.chance(200),
             want,
             rng,
