@@ -13,6 +13,7 @@ use ringway::control::failure::Kind;
 use ringway::control::reload::Answer;
 use ringway::control::roster::{Edited, InForce, ServerAdd, ServerRemove};
 use ringway::control::sessions::{Kill, Killed, SessionStatus, Sessions};
+use ringway::control::span::Span;
 use ringway::control::steer::{Drain, Drained, ServerChange, ServerChanged};
 use ringway::dataplane::commons::{Commons, Scene};
 use ringway::observe::history::Sample;
@@ -178,7 +179,10 @@ fn samples() -> Vec<(&'static str, Value)> {
         state: Some(Standing::Drain),
         weight: Some(1),
         max_connections: Some(2),
+        over: Some(Span::of_seconds(60)),
+        close: true,
     };
+    let drain = Drain { undo: true, over: Some(Span::of_seconds(60)), close: true };
     let add = ServerAdd {
         pool: "p".into(),
         server: "s".into(),
@@ -198,7 +202,7 @@ fn samples() -> Vec<(&'static str, Value)> {
         ("Reload", value(serde_json::to_value(answer))),
         ("ServerChanged", value(serde_json::to_value(changed))),
         ("ServerChange", value(serde_json::to_value(change))),
-        ("Drain", value(serde_json::to_value(Drain { undo: true }))),
+        ("Drain", value(serde_json::to_value(drain))),
         ("Drained", value(serde_json::to_value(Drained { ready: true, sessions: 1 }))),
         ("ServerAdd", value(serde_json::to_value(add))),
         ("ServerRemove", value(serde_json::to_value(remove))),
@@ -256,6 +260,7 @@ fn every_field_is_there() {
         ("POST", "/v1/server/add", "{\"pool\":\"p\",\"server\":\"s\"}", true, 400),
         ("POST", "/v1/server/remove", "{}", true, 400),
         ("POST", "/v1/drain", "{\"now\":true}", true, 400),
+        ("POST", "/v1/drain", "{\"close\":true}", true, 400),
         ("GET", "/v1/overlay", "", false, 403),
         ("GET", "/v1/explain?listener=x", "", false, 404),
         ("GET", "/v1/sessions?limit=0", "", true, 400),

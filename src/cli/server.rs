@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::client::{ClientError, Target, print};
+use super::drain::fate;
 use super::exit;
 use crate::config::ledger::Standing;
 use crate::control::roster::{Edited, ServerAdd, ServerRemove};
+use crate::control::span::Span;
 use crate::control::steer::{ServerChange, ServerChanged};
 use crate::observe::status::Status;
 
@@ -27,7 +29,7 @@ pub struct Server {
 enum Action {
     /// Set whether a server gets new sessions, and how many.
     ///
-    /// The sessions it has go on. What is set outlives reloads, but not the daemon; weight and limit hold until the file
+    /// The sessions it has go on, unless `--for` says otherwise. What is set outlives reloads, but not the daemon; weight and limit hold until the file
     /// says something else than it did.
     Set(Set),
     /// Add a server, as a reload would: it is checked first, and warms up if its pool has `slow_start`.
@@ -98,6 +100,14 @@ struct Set {
     /// Sessions it may have at once: up to 10 million, or 0 for any number.
     #[arg(long, value_name = "N", group = "what")]
     max_connections: Option<u32>,
+    /// With state drain or maint: end its sessions that are idle, evenly over this time, 1s to 24h.
+    ///
+    /// Those first that have been silent for longest; they end as `moved`, by a reset. `--state` stops it.
+    #[arg(long = "for", value_name = "DURATION", requires = "state")]
+    over: Option<Span>,
+    /// At the end of that time, end the busy ones, too.
+    #[arg(long, requires = "over")]
+    close: bool,
     /// Wait until it has no session left.
     #[arg(long, conflicts_with = "json")]
     wait: bool,
@@ -178,7 +188,15 @@ fn change(set: &Set) -> Result<u8, ClientError> {
         "maint" => Standing::Maint,
         _ => Standing::Ready,
     });
-    let change = ServerChange { pool, server, state, weight: set.weight, max_connections: set.max_connections };
+    let change = ServerChange {
+        pool,
+        server,
+        state,
+        weight: set.weight,
+        max_connections: set.max_connections,
+        over: set.over,
+        close: set.close,
+    };
     let wish = serde_json::to_string(&change).expect("our own types serialise");
     let body = set.target.post_with("/v1/server", wish)?.accepted()?;
     if set.json {
@@ -191,6 +209,9 @@ fn change(set: &Set) -> Result<u8, ClientError> {
     let was = if was == state { String::new() } else { format!(" (was {})", was.word()) };
     let most = if max_connections > 0 { format!(" of at most {max_connections}") } else { String::new() };
     print(&format!("{pool}/{server}: {}{was}, weight {weight}, {sessions} sessions{most}\n", state.word()));
+    if let Some(over) = set.over {
+        print(&format!("{pool}/{server}: {}\n", fate(over, set.close)));
+    }
     if pool_is_down {
         eprintln!("ringway: pool {pool} has no server now that takes sessions");
     }

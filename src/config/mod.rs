@@ -30,5 +30,18 @@ mod syntax;
 pub mod tuning;
 mod value;
 
+/// Reads a duration as the file has it, in milliseconds.
+///
+/// # Errors
+/// What is wrong with it, and what to do.
+pub fn duration_ms(text: &str) -> Result<u64, String> {
+    value::duration(text).map_err(value::Fault::words)
+}
+
+/// Milliseconds as the file has them.
+pub fn duration_text(ms: u64) -> String {
+    value::duration_text(ms)
+}
+
 pub use complaints::Complaints;
 pub use draft::{Draft, parse};

@@ -258,12 +258,8 @@ impl Overlay {
 
 impl Newcomer<'_> {
     fn server(&self) -> Result<ServerDraft, String> {
-        let words = |fault: value::Fault| match fault.help {
-            Some(help) => format!("{}; {help}", fault.message),
-            None => fault.message,
-        };
-        value::name("server", self.name).map_err(words)?;
-        let address = value::address(self.address).map_err(words)?;
+        value::name("server", self.name).map_err(value::Fault::words)?;
+        let address = value::address(self.address).map_err(value::Fault::words)?;
         if let Address::Inet(inet) = &address
             && inet.ip().is_unspecified()
         {

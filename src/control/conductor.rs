@@ -15,14 +15,13 @@ use tokio::time::{Interval, MissedTickBehavior, interval, interval_at, sleep, sl
 
 use crate::base::pulse::Pulse;
 use crate::dataplane::commons::{Door, Scene, monotonic_ns};
-use crate::dataplane::roll::{Roll, Task, Whose};
 use crate::observe::event::Event;
 use crate::observe::panel::{LastReload, Panel};
 use crate::observe::pen::Style;
 use crate::observe::writer::{Log, LogThread};
 use crate::sys::limits;
 
-use super::admin::{self, AdminSockets, Board, COMMANDS_MAX, Command, Peer, Reply, RollReply};
+use super::admin::{self, AdminSockets, Board, COMMANDS_MAX, Command, Reply};
 use super::boot::{Booted, boot};
 use super::doors::mention_absent;
 use super::engine::Runtime;
@@ -32,14 +31,15 @@ use super::pace::Pace;
 use super::prober::{Order, Prober};
 use super::ramps::Ramps;
 use super::reload::{Answer, Prepared, Workshop, changes, needs_restart, places};
-use super::roster::{self, Edit, Edited};
 use super::runtime;
+use super::shepherd::Shepherd;
 use super::shortage;
 use super::signals::{Signal, Signals};
 use super::source::{Source, read_overlay};
-use super::steer::{self, Drain, Drained, Refused, ServerChange, ServerChanged};
 use super::systemd;
 use super::watchdog;
+
+mod steering;
 
 /// How often letters that a full mailbox refused are sent again.
 const RETRY: Duration = Duration::from_millis(10);
@@ -119,6 +119,7 @@ pub(super) fn conduct(
         admin,
         prober,
         ramps,
+        shepherd: Shepherd::new(),
         runtime,
         before: None,
         turns: Vec::new(),
@@ -144,6 +145,7 @@ struct Conductor {
     admin: AdminSockets,
     prober: Prober,
     ramps: Ramps,
+    shepherd: Shepherd,
     runtime: Runtime,
     /// The configuration before the last reload.
     before: Option<Earlier>,
@@ -224,7 +226,7 @@ impl Conductor {
         let mut look = self.looks();
         loop {
             let due = wishes.pace.due(Instant::now());
-            let step = self.ramps.due();
+            let (step, lead) = (self.ramps.due(), self.shepherd.due());
             tokio::select! {
                 signal = signals.next() => match signal {
                     Signal::Reload => wishes.pace.want(),
@@ -252,6 +254,9 @@ impl Conductor {
                 Some(order) = self.prober.orders.recv() => self.pass_on(order),
                 () = sleep_until(step.unwrap_or_else(Instant::now).into()), if step.is_some() => {
                     self.ramps.step(&self.board.panel.commons.scene.load().plan, &mut self.fleet);
+                }
+                () = sleep_until(lead.unwrap_or_else(Instant::now).into()), if lead.is_some() => {
+                    self.shepherd.step(&self.board.panel.commons, &self.log);
                 }
                 () = sleep(RETRY), if self.fleet.has_unsent() => drop(self.fleet.deliver()),
                 _ = look.tick() => {
@@ -294,105 +299,10 @@ impl Conductor {
         self.fleet.tell(Word::NewScene);
     }
 
-    /// Says who asked for something over the admin socket.
-    fn audit(&self, what: &'static str, by: Option<Peer>) {
-        let Some(Peer { uid, pid }) = by else { return };
-        let event = Event::info("admin", what).with("uid", u64::from(uid));
-        self.log.say(match pid.and_then(|pid| u64::try_from(pid).ok()) {
-            Some(pid) => event.with("pid", pid),
-            None => event,
-        });
-    }
-
     fn pass_on(&mut self, order: Order) {
         match order {
             Order::Evict(eviction) => self.fleet.evict(&eviction),
             Order::Look(pool) => self.fleet.call_waiting(&pool),
-        }
-    }
-
-    async fn change_server(&mut self, change: &ServerChange, by: Option<Peer>) -> Result<ServerChanged, Refused> {
-        self.audit("server", by);
-        let commons = Arc::clone(&self.board.panel.commons);
-        steer::find(&commons.scene.load().plan, change).map_err(Refused::NotFound)?;
-        if let Some(wish) = change.wish() {
-            let (running, text) = (commons.scene.load_full(), self.board.text.load().to_string());
-            let whom = (&*change.pool, &*change.server);
-            let prepared = self.workshop.retune((&self.source.name(), text), whom, wish, &running).await;
-            let prepared = prepared.map_err(|failure| Refused::Unfit(failure.to_string().trim_end().to_owned()))?;
-            self.apply(prepared);
-        }
-        let changed = steer::change(&commons.scene.load().plan, change).map_err(Refused::NotFound)?;
-        let message = format!("the server is {} (was {})", changed.state.word(), changed.was.word());
-        let event = Event::info("server", message).with("pool", &*change.pool).with("server", &*change.server);
-        self.log.say(event.with("sessions", changed.sessions));
-        self.prober.survey(&self.board.panel.commons.scene.load().plan, &change.pool);
-        // Those who wait for a server look again.
-        self.fleet.tell(Word::NewScene);
-        Ok(changed)
-    }
-
-    /// Has traffic go elsewhere, or come again. Whoever watches `/readyz` sees to it; nobody who comes is turned away.
-    fn stand_aside(&self, drain: &Drain, by: Option<Peer>) -> Drained {
-        self.audit(if drain.undo { "drain undone" } else { "drain" }, by);
-        let panel = &self.board.panel;
-        let sessions = u64::from(panel.commons.sessions());
-        if panel.set_ready(drain.undo) != drain.undo {
-            let message = match drain.undo {
-                false => "not ready: traffic should go elsewhere; who comes all the same is served",
-                true => "ready again",
-            };
-            self.log.say(Event::info("drain", message).with("sessions", sessions));
-        }
-        Drained { ready: panel.is_ready(), sessions }
-    }
-
-    /// Adds or removes a server: what is to last is kept before it is in force.
-    async fn edit_servers(&mut self, edit: &Edit, by: Option<Peer>) -> Result<Edited, Refused> {
-        self.audit(edit.verb(), by);
-        let running = self.board.panel.commons.scene.load_full();
-        let sessions = steer::sessions_of(&running.plan, edit.whom(), matches!(edit, Edit::Remove(_)));
-        let sessions = sessions.map_err(Refused::NotFound)?;
-        let path = self.workshop.overlay_path.clone().filter(|_| edit.persist());
-        if edit.persist() && path.is_none() {
-            return Err(Refused::Unfit("this daemon has no file beside which that could be kept".into()));
-        }
-        let text = self.board.text.load().to_string();
-        let prepared = self.workshop.edit((&self.source.name(), text), edit, &running).await;
-        let prepared = prepared.map_err(|failure| Refused::Unfit(failure.to_string().trim_end().to_owned()))?;
-        if let Some(path) = &path {
-            self.keep(path, &prepared.overlay.kept).await.map_err(Refused::Unfit)?;
-        }
-        let (answer, _) = self.apply(prepared);
-        let kept_in = path.map(|path| path.display().to_string());
-        Ok(Edited { generation: answer.generation, changes: answer.changes, sessions, kept_in })
-    }
-
-    /// Writes the overlay, unless somebody else has.
-    async fn keep(&self, path: &Path, text: &str) -> Result<(), String> {
-        let found = read_overlay(path, self.runtime).await.map_err(|error| format!("nothing is changed: {error}"))?;
-        if found != self.workshop.overlay.kept {
-            return Err(format!(
-                "nothing is changed: {} is not the overlay that is in force, after a rollback or a change by hand; run \
-                 `ringway reload` first, which reads it",
-                path.display()
-            ));
-        }
-        if found == text { Ok(()) } else { roster::keep(path, text).await }
-    }
-
-    fn call_roll(&mut self, whose: Whose, task: Task, by: Option<Peer>, reply: RollReply) {
-        if task == Task::End {
-            self.audit("kill", by);
-        }
-        self.fleet.call_roll(&Arc::new(Roll::new(whose, task, reply)));
-    }
-
-    fn roll_back(&mut self, by: Option<Peer>, wishes: &mut Wishes, reply: Reply) {
-        self.audit("rollback", by);
-        match &self.before {
-            Some(before) => wishes.add(Some(before.clone()), false, reply),
-            None => reply(self.refuse(&Failure::NoEarlier)),
         }
     }
 
@@ -518,6 +428,7 @@ impl Conductor {
     async fn drain(&mut self, signals: &mut Signals) {
         let panel = Arc::clone(&self.board.panel);
         panel.begin_drain();
+        self.shepherd.leave_all();
         let limit = Duration::from_millis(panel.commons.scene.load().plan.global.drain_ms.into());
         self.log.say(
             Event::info("draining", format!("no more connections are taken; sessions have {limit:?} to end"))

@@ -7,6 +7,7 @@
 //! boot ──▶ conductor ──┬── signals   HUP, TERM, QUIT, INT, USR1, USR2
 //!                      ├── reload    file → plan → doors → one swap; refused as a whole if anything is wrong
 //!                      ├── prober    checks of servers, rests for those that fail
+//!                      ├── shepherd  sessions that are to go elsewhere, over a time
 //!                      ├── fleet     the workers: start, letters, farewell
 //!                      ├── admin     metrics, status, health, reload over HTTP
 //!                      └── runtime   HAProxy's line protocol, for hatop and operators' scripts
@@ -29,11 +30,14 @@ pub mod reload;
 pub mod roster;
 pub mod runtime;
 pub mod sessions;
+mod shepherd;
 mod shortage;
 mod signals;
 pub mod source;
+pub mod span;
 pub mod steer;
 mod systemd;
+mod tempo;
 mod watchdog;
 
 pub use self::ceiling::held_by_memory;

@@ -10,8 +10,11 @@ use crate::config::ledger::Standing;
 use crate::config::plan::{Plan, Pool, Server};
 use crate::config::tuning::Wish;
 
+use super::shepherd::{Owner, Way};
+use super::span::Span;
+
 /// `POST /v1/server`: what is to become of a server.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServerChange {
     /// The name of its pool.
@@ -27,9 +30,34 @@ pub struct ServerChange {
     /// Its new limit on sessions, 0 for none; as it was when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_connections: Option<u32>,
+    /// With state `drain` or `maint`: its sessions are ended over this time, the idle first; they go on when absent.
+    #[serde(default, rename = "for", skip_serializing_if = "Option::is_none")]
+    pub over: Option<Span>,
+    /// At the end of that time those that are busy are ended, too.
+    #[serde(default)]
+    pub close: bool,
 }
 
 impl ServerChange {
+    /// Whether it makes sense.
+    ///
+    /// # Errors
+    /// Why not, in words for whoever asked.
+    pub(super) fn check(&self) -> Result<(), &'static str> {
+        if self.state.is_none() && self.wish().is_none() {
+            return Err("nothing to change; give state, weight or max_connections");
+        }
+        if self.over.is_some() && !matches!(self.state, Some(Standing::Drain | Standing::Maint)) {
+            return Err("`for` is for a server that is set to drain or to maint");
+        }
+        is_whole(self.over, self.close)
+    }
+
+    /// How its sessions are to be ended.
+    pub(super) fn way(&self) -> Option<Way> {
+        self.over.map(|over| Way { over, close: self.close })
+    }
+
     /// What of it is set beside the file.
     pub(super) fn wish(&self) -> Option<Wish> {
         let Self { weight, max_connections, .. } = *self;
@@ -41,9 +69,40 @@ impl ServerChange {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Drain {
-    /// It should come again.
+    /// It should come again, and sessions that are being ended go on.
     #[serde(default)]
     pub undo: bool,
+    /// Sessions are ended over this time, the idle first; they go on when absent.
+    #[serde(default, rename = "for", skip_serializing_if = "Option::is_none")]
+    pub over: Option<Span>,
+    /// At the end of that time those that are busy are ended, too.
+    #[serde(default)]
+    pub close: bool,
+}
+
+impl Drain {
+    /// Whether it makes sense.
+    ///
+    /// # Errors
+    /// Why not, in words for whoever asked.
+    pub(super) fn check(&self) -> Result<(), &'static str> {
+        if self.undo && self.over.is_some() {
+            return Err("`undo` and `for` are opposites");
+        }
+        is_whole(self.over, self.close)
+    }
+
+    /// How sessions are to be ended.
+    pub(super) fn way(&self) -> Option<Way> {
+        self.over.map(|over| Way { over, close: self.close })
+    }
+}
+
+fn is_whole(over: Option<Span>, close: bool) -> Result<(), &'static str> {
+    if close && over.is_none() {
+        return Err("`close` is for the end of a time; give `for`, too");
+    }
+    Ok(())
 }
 
 /// What has become of it.
@@ -51,7 +110,7 @@ pub struct Drain {
 pub struct Drained {
     /// What `/readyz` says now.
     pub ready: bool,
-    /// Sessions there are, which go on.
+    /// Sessions there are.
     pub sessions: u64,
 }
 
@@ -75,17 +134,27 @@ pub struct ServerChanged {
     pub weight: u64,
     /// Sessions it may have now; 0: any number.
     pub max_connections: u64,
-    /// Sessions it has, which go on whatever its state.
+    /// Sessions it has.
     pub sessions: u64,
     /// No server of the pool takes sessions now.
     pub pool_is_down: bool,
+}
+
+/// Whose sessions a change is about.
+///
+/// # Errors
+/// As [`find`].
+pub(super) fn owner(plan: &Plan, change: &ServerChange) -> Result<Owner, String> {
+    let (pool, server) = find(plan, change)?;
+    let (pool, name) = (std::sync::Arc::clone(&pool.name), std::sync::Arc::clone(&server.name));
+    Ok(Owner::Server { pool, server: name, ledger: std::sync::Arc::clone(&server.ledger) })
 }
 
 /// The server a change is about, and its pool.
 ///
 /// # Errors
 /// There is no such pool, or no such server in it; in words for whoever asked.
-pub(super) fn find<'a>(plan: &'a Plan, change: &ServerChange) -> Result<(&'a Pool, &'a Server), String> {
+fn find<'a>(plan: &'a Plan, change: &ServerChange) -> Result<(&'a Pool, &'a Server), String> {
     let pool = pool_of(plan, &change.pool)?;
     Ok((pool, server_of(pool, &change.server)?))
 }
@@ -156,13 +225,7 @@ mod tests {
     }
 
     fn wish(pool: &str, server: &str, state: Standing) -> ServerChange {
-        ServerChange {
-            pool: pool.into(),
-            server: server.into(),
-            state: Some(state),
-            weight: None,
-            max_connections: None,
-        }
+        ServerChange { pool: pool.into(), server: server.into(), state: Some(state), ..ServerChange::default() }
     }
 
     #[test]
@@ -192,9 +255,25 @@ mod tests {
         assert_eq!(wish, self::wish("web", "a", Standing::Drain));
         let wish = read(r#"{"pool":"web","server":"a","weight":3}"#).expect("right");
         assert_eq!((wish.state, wish.wish().and_then(|wish| wish.weight)), (None, Some(3)));
+        for (half, part) in [
+            (r#"{"pool":"web","server":"a"}"#, "nothing to change"),
+            (r#"{"pool":"web","server":"a","state":"ready","for":"2m"}"#, "set to drain"),
+            (r#"{"pool":"web","server":"a","weight":1,"for":"2m"}"#, "set to drain"),
+            (r#"{"pool":"web","server":"a","state":"drain","close":true}"#, "give `for`"),
+        ] {
+            let error = read(half).expect("it is read").check().expect_err(half);
+            assert!(error.contains(part), "{error}");
+        }
+        let wish = read(r#"{"pool":"web","server":"a","state":"drain","for":"2m","close":true}"#).expect("right");
+        assert_eq!((wish.check(), wish.way().map(|way| way.over.to_string())), (Ok(()), Some("2m".into())));
+        let drain = |text| serde_json::from_str::<Drain>(text).expect("it is read").check();
+        assert_eq!((drain("{}"), drain(r#"{"for":"2m","close":true}"#)), (Ok(()), Ok(())));
+        assert!(drain(r#"{"undo":true,"for":"2m"}"#).is_err() && drain(r#"{"close":true}"#).is_err());
         for wrong in [
             r#"{"pool":"web","server":"a","state":"gone"}"#,
             r#"{"pool":"web","server":"a","state":"drain","wait":1}"#,
+            r#"{"pool":"web","server":"a","state":"drain","for":"120"}"#,
+            r#"{"pool":"web","server":"a","state":"drain","for":120}"#,
             r#"{"pool":"web","server":"a","weight":-1}"#,
             r#"{"pool":"web","state":"drain"}"#,
             "",

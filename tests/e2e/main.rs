@@ -19,6 +19,7 @@ mod harness;
 mod limits;
 mod logs;
 mod mysql;
+mod pace;
 mod page;
 mod probe;
 mod prometheus;

@@ -213,7 +213,7 @@ impl Model {
                 return;
             }
         };
-        let change = ServerChange { pool, server, state: Some(state), weight: None, max_connections: None };
+        let change = ServerChange { pool, server, state: Some(state), ..ServerChange::default() };
         self.dialog = Some(Dialog::Question(change));
     }
 
@@ -237,7 +237,7 @@ impl Model {
             Key::Enter => {
                 let weight = typed.parse().ok().filter(|weight| *weight <= u32::from(crate::base::limits::WEIGHT_MAX));
                 if weight.is_some() {
-                    let change = ServerChange { pool, server, state: None, weight, max_connections: None };
+                    let change = ServerChange { pool, server, weight, ..ServerChange::default() };
                     self.dialog = Some(Dialog::Question(change));
                     return;
                 }

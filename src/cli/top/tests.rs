@@ -73,7 +73,7 @@ fn shown(model: &Model, width: u16, height: u16) -> String {
 }
 
 fn change(server: &str, state: Option<Standing>, weight: Option<u32>) -> ServerChange {
-    ServerChange { pool: "web".into(), server: server.into(), state, weight, max_connections: None }
+    ServerChange { pool: "web".into(), server: server.into(), state, weight, ..ServerChange::default() }
 }
 
 #[test]

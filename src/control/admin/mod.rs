@@ -68,7 +68,7 @@ pub(super) enum Command {
         /// Who asks.
         by: Option<Peer>,
         /// Who wants to know.
-        reply: Box<dyn FnOnce(Drained) + Send>,
+        reply: Box<dyn FnOnce(Result<Drained, Refused>) + Send>,
     },
     /// Add or remove a server.
     Edit {

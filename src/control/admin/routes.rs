@@ -377,20 +377,15 @@ async fn change_server(board: &Board, body: &[u8], by: Option<Peer>) -> Reply {
         Ok(change) => change,
         Err(error) => return problem(StatusCode::BAD_REQUEST, &format!("the body: {error}")),
     };
-    if change.state.is_none() && change.wish().is_none() {
-        return problem(StatusCode::BAD_REQUEST, "the body: nothing to change; give state, weight or max_connections");
+    if let Err(error) = change.check() {
+        return problem(StatusCode::BAD_REQUEST, &format!("the body: {error}"));
     }
     let command = |told: oneshot::Sender<_>| Command::Server {
         change,
         by,
         reply: Box::new(move |answer| drop(told.send(answer))),
     };
-    match ask(board, command).await {
-        Ok(Ok(changed)) => json(StatusCode::OK, &changed),
-        Ok(Err(Refused::NotFound(error))) => problem(StatusCode::NOT_FOUND, &error),
-        Ok(Err(Refused::Unfit(error))) => problem(StatusCode::UNPROCESSABLE_ENTITY, &error),
-        Err(refusal) => refusal,
-    }
+    steered(ask(board, command).await)
 }
 
 async fn drain(board: &Board, body: &[u8], by: Option<Peer>) -> Reply {
@@ -398,10 +393,20 @@ async fn drain(board: &Board, body: &[u8], by: Option<Peer>) -> Reply {
         Ok(drain) => drain,
         Err(error) => return problem(StatusCode::BAD_REQUEST, &format!("the body: {error}")),
     };
+    if let Err(error) = drain.check() {
+        return problem(StatusCode::BAD_REQUEST, &format!("the body: {error}"));
+    }
     let command =
         |told: oneshot::Sender<_>| Command::Drain { drain, by, reply: Box::new(move |now| drop(told.send(now))) };
-    match ask(board, command).await {
-        Ok(drained) => json(StatusCode::OK, &drained),
+    steered(ask(board, command).await)
+}
+
+/// What came of changing something.
+fn steered<T: Serialize>(answer: Result<Result<T, Refused>, Reply>) -> Reply {
+    match answer {
+        Ok(Ok(done)) => json(StatusCode::OK, &done),
+        Ok(Err(Refused::NotFound(error))) => problem(StatusCode::NOT_FOUND, &error),
+        Ok(Err(Refused::Unfit(error))) => problem(StatusCode::UNPROCESSABLE_ENTITY, &error),
         Err(refusal) => refusal,
     }
 }
@@ -409,12 +414,7 @@ async fn drain(board: &Board, body: &[u8], by: Option<Peer>) -> Reply {
 async fn edit(board: &Board, edit: Edit, by: Option<Peer>) -> Reply {
     let command =
         |told: oneshot::Sender<_>| Command::Edit { edit, by, reply: Box::new(move |answer| drop(told.send(answer))) };
-    match ask(board, command).await {
-        Ok(Ok(edited)) => json(StatusCode::OK, &edited),
-        Ok(Err(Refused::NotFound(error))) => problem(StatusCode::NOT_FOUND, &error),
-        Ok(Err(Refused::Unfit(error))) => problem(StatusCode::UNPROCESSABLE_ENTITY, &error),
-        Err(refusal) => refusal,
-    }
+    steered(ask(board, command).await)
 }
 
 async fn sessions(board: &Board, query: &str) -> Reply {

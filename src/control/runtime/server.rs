@@ -264,7 +264,7 @@ impl House {
             Change::Limit(most) => max_connections = Some(most),
         }
         let (pool, server) = (pool.name.to_string(), server.name.to_string());
-        let change = ServerChange { pool, server, state, weight, max_connections };
+        let change = ServerChange { pool, server, state, weight, max_connections, ..ServerChange::default() };
         let command = |told: oneshot::Sender<Result<ServerChanged, Refused>>| Command::Server {
             change,
             by,

@@ -1,0 +1,136 @@
+//! What operators ask of a conductor, one function a wish.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::dataplane::roll::{Roll, Task, Whose};
+use crate::observe::event::Event;
+
+use super::{Conductor, Wishes};
+use crate::control::admin::{Peer, Reply, RollReply};
+use crate::control::failure::Failure;
+use crate::control::fleet::Word;
+use crate::control::roster::{self, Edit, Edited};
+use crate::control::shepherd::{Owner, Way};
+use crate::control::source::read_overlay;
+use crate::control::steer::{self, Drain, Drained, Refused, ServerChange, ServerChanged};
+
+impl Conductor {
+    /// Says who asked for something over the admin socket.
+    pub(super) fn audit(&self, what: &'static str, by: Option<Peer>) {
+        let Some(Peer { uid, pid }) = by else { return };
+        let event = Event::info("admin", what).with("uid", u64::from(uid));
+        self.log.say(match pid.and_then(|pid| u64::try_from(pid).ok()) {
+            Some(pid) => event.with("pid", pid),
+            None => event,
+        });
+    }
+
+    pub(super) async fn change_server(
+        &mut self,
+        change: &ServerChange,
+        by: Option<Peer>,
+    ) -> Result<ServerChanged, Refused> {
+        self.audit("server", by);
+        let commons = Arc::clone(&self.board.panel.commons);
+        let owner = steer::owner(&commons.scene.load().plan, change).map_err(Refused::NotFound)?;
+        if change.over.is_some() {
+            self.shepherd.admit(&owner).map_err(Refused::Unfit)?;
+        }
+        if let Some(wish) = change.wish() {
+            let (running, text) = (commons.scene.load_full(), self.board.text.load().to_string());
+            let whom = (&*change.pool, &*change.server);
+            let prepared = self.workshop.retune((&self.source.name(), text), whom, wish, &running).await;
+            let prepared = prepared.map_err(|failure| Refused::Unfit(failure.to_string().trim_end().to_owned()))?;
+            self.apply(prepared);
+        }
+        let changed = steer::change(&commons.scene.load().plan, change).map_err(Refused::NotFound)?;
+        let message = format!("the server is {} (was {})", changed.state.word(), changed.was.word());
+        let event = Event::info("server", message).with("pool", &*change.pool).with("server", &*change.server);
+        self.log.say(event.with("sessions", changed.sessions));
+        if change.state.is_some() {
+            self.lead(owner, change.way());
+        }
+        self.prober.survey(&self.board.panel.commons.scene.load().plan, &change.pool);
+        // Those who wait for a server look again.
+        self.fleet.tell(Word::NewScene);
+        Ok(changed)
+    }
+
+    /// Has sessions led elsewhere, or no more.
+    fn lead(&mut self, owner: Owner, way: Option<Way>) {
+        let commons = &self.board.panel.commons;
+        match way {
+            Some(way) => self.shepherd.lead(owner, way, &mut self.fleet, commons, &self.log),
+            None => self.shepherd.leave(&owner, commons, &self.log),
+        }
+    }
+
+    /// Has traffic go elsewhere, or come again. Whoever watches `/readyz` sees to it; nobody who comes is turned away.
+    pub(super) fn stand_aside(&mut self, drain: &Drain, by: Option<Peer>) -> Result<Drained, Refused> {
+        self.audit(if drain.undo { "drain undone" } else { "drain" }, by);
+        if drain.over.is_some() {
+            self.shepherd.admit(&Owner::Node).map_err(Refused::Unfit)?;
+        }
+        let panel = Arc::clone(&self.board.panel);
+        let sessions = u64::from(panel.commons.sessions());
+        if panel.set_ready(drain.undo) != drain.undo {
+            let message = match drain.undo {
+                false => "not ready: traffic should go elsewhere; who comes all the same is served",
+                true => "ready again",
+            };
+            self.log.say(Event::info("drain", message).with("sessions", sessions));
+        }
+        self.lead(Owner::Node, drain.way());
+        Ok(Drained { ready: panel.is_ready(), sessions })
+    }
+
+    /// Adds or removes a server: what is to last is kept before it is in force.
+    pub(super) async fn edit_servers(&mut self, edit: &Edit, by: Option<Peer>) -> Result<Edited, Refused> {
+        self.audit(edit.verb(), by);
+        let running = self.board.panel.commons.scene.load_full();
+        let sessions = steer::sessions_of(&running.plan, edit.whom(), matches!(edit, Edit::Remove(_)));
+        let sessions = sessions.map_err(Refused::NotFound)?;
+        let path = self.workshop.overlay_path.clone().filter(|_| edit.persist());
+        if edit.persist() && path.is_none() {
+            return Err(Refused::Unfit("this daemon has no file beside which that could be kept".into()));
+        }
+        let text = self.board.text.load().to_string();
+        let prepared = self.workshop.edit((&self.source.name(), text), edit, &running).await;
+        let prepared = prepared.map_err(|failure| Refused::Unfit(failure.to_string().trim_end().to_owned()))?;
+        if let Some(path) = &path {
+            self.keep(path, &prepared.overlay.kept).await.map_err(Refused::Unfit)?;
+        }
+        let (answer, _) = self.apply(prepared);
+        let kept_in = path.map(|path| path.display().to_string());
+        Ok(Edited { generation: answer.generation, changes: answer.changes, sessions, kept_in })
+    }
+
+    /// Writes the overlay, unless somebody else has.
+    async fn keep(&self, path: &Path, text: &str) -> Result<(), String> {
+        let found = read_overlay(path, self.runtime).await.map_err(|error| format!("nothing is changed: {error}"))?;
+        if found != self.workshop.overlay.kept {
+            return Err(format!(
+                "nothing is changed: {} is not the overlay that is in force, after a rollback or a change by hand; run \
+                 `ringway reload` first, which reads it",
+                path.display()
+            ));
+        }
+        if found == text { Ok(()) } else { roster::keep(path, text).await }
+    }
+
+    pub(super) fn call_roll(&mut self, whose: Whose, task: Task, by: Option<Peer>, reply: RollReply) {
+        if task == Task::End {
+            self.audit("kill", by);
+        }
+        self.fleet.call_roll(&Arc::new(Roll::new(whose, task, reply)));
+    }
+
+    pub(super) fn roll_back(&mut self, by: Option<Peer>, wishes: &mut Wishes, reply: Reply) {
+        self.audit("rollback", by);
+        match &self.before {
+            Some(before) => wishes.add(Some(before.clone()), false, reply),
+            None => reply(self.refuse(&Failure::NoEarlier)),
+        }
+    }
+}

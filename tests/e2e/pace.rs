@@ -1,0 +1,132 @@
+//! Sessions that are to go elsewhere, over a time: the idle first, and no more of them at once than need be.
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::harness::facts::{await_that, lines_of};
+use crate::harness::ground::Ground;
+use crate::harness::peers::{Server, connect, end_of, exchange, read_exactly};
+use crate::harness::ringway::{Ringway, one_pool};
+
+/// What a verb said, and its exit code.
+fn verb(ringway: &Ringway, words: &[&str]) -> (i32, String) {
+    let output = ringway.verb(words);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    (output.status.code().expect("no signal"), said)
+}
+
+/// What a verb said that did what it was told.
+fn done(ringway: &Ringway, words: &[&str]) -> String {
+    let (code, said) = verb(ringway, words);
+    assert_eq!(code, 0, "{words:?}: {said}");
+    said
+}
+
+/// So many who have asked something and had their answer, and who serves each.
+fn crowd(front: SocketAddr, count: usize) -> Vec<(Vec<u8>, TcpStream)> {
+    let newcomer = |_| {
+        let mut client = connect(front);
+        let name = read_exactly(&mut client, 1).expect("a name");
+        exchange(&mut client, b"hello").expect("an echo");
+        (name, client)
+    };
+    (0..count).map(newcomer).collect()
+}
+
+/// How many of them are reset, when all that are to be have been.
+fn count_reset(clients: &mut [(Vec<u8>, TcpStream)]) -> usize {
+    clients.iter_mut().filter_map(|(_, client)| exchange(client, b"x").err()).count()
+}
+
+/// An event that says so.
+fn await_event(ringway: &Ringway, part: &str) {
+    await_that(part, || lines_of(ringway.log()).iter().any(|line| line.contains(part)));
+}
+
+#[test]
+fn a_node_is_drained_over_a_time() {
+    let ground = Ground::new();
+    // `b` reads and never answers: who has asked it something is busy.
+    let (a, b) = (
+        Server::named_echo(&ground, "a"),
+        Server::new(&ground, |mut stream| drop(std::io::copy(&mut stream, &mut std::io::sink()))),
+    );
+    let front = ground.address();
+    let mut ringway = Ringway::start(&ground, &one_pool(front, &[a.address()], ""));
+    let mut idle = crowd(front, 20);
+    ringway.reload_with(&one_pool(front, &[b.address()], ""));
+    let mut busy = connect(front);
+    std::io::Write::write_all(&mut busy, b"a question").expect("it is read");
+    ringway.await_metric("ringway_bytes_total", &[("direction", "in")], |bytes| bytes >= 110.0);
+
+    let begun = Instant::now();
+    let said = done(&ringway, &["drain", "--for", "2s"]);
+    assert_eq!(said, "not ready; 21 sessions: the idle ones are ended over 2s, the busy ones go on\n");
+    assert_eq!(ringway.page("/readyz").0, 503);
+    ringway.reload_with(&one_pool(front, &[a.address()], "# who comes now is served\n"));
+    let mut late = crowd(front, 1);
+    ringway.await_metric("ringway_sessions_ended_total", &[("reason", "moved")], |ended| ended == 20.0);
+    // The last of twenty comes in the last twentieth of a second and a half: they were not ended all at once.
+    assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
+    await_event(&ringway, "the time is up: 20 sessions were ended, those that were busy go on");
+    assert_eq!(count_reset(&mut idle), 20);
+    assert_eq!(count_reset(&mut late), 0, "who came later has been sent here all the same");
+    let record = ringway.record("moved");
+    assert_eq!((&record["code"], &record["bytes_in"]), (&"KD".into(), &5.into()));
+
+    // Those that are busy, too, when that is asked for; and it can be taken back.
+    let said = done(&ringway, &["drain", "--for", "1h", "--close"]);
+    assert!(said.contains("2 sessions: the idle ones are ended over 1h, then the others"), "{said}");
+    assert_eq!(done(&ringway, &["drain", "--undo"]), "ready; 2 sessions go on\n");
+    await_event(&ringway, "no more sessions are ended; 0 were");
+    done(&ringway, &["drain", "--for", "1s", "--close"]);
+    assert_eq!(end_of(&mut busy), Err(ErrorKind::ConnectionReset));
+    await_event(&ringway, "everybody is ended, 2 sessions in all");
+    done(&ringway, &["drain", "--undo"]);
+    drop((idle, late));
+    ringway.settles();
+    ringway.end_well();
+}
+
+#[test]
+fn the_sessions_of_a_server_are_led_to_the_others() {
+    let ground = Ground::new();
+    let (a, b) = (Server::named_echo(&ground, "a"), Server::named_echo(&ground, "b"));
+    let front = ground.address();
+    let mut ringway = Ringway::start(&ground, &one_pool(front, &[a.address(), b.address()], ""));
+    let mut clients = crowd(front, 20);
+    let said = done(&ringway, &["server", "set", "pool/s0", "--state", "drain", "--for", "1h"]);
+    assert!(said.contains("pool/s0: the idle ones are ended over 1h, the busy ones go on"), "{said}");
+    done(&ringway, &["server", "set", "pool/s0", "--state", "ready"]);
+    await_event(&ringway, "no more sessions are ended; 0 were");
+    let said = done(&ringway, &["server", "set", "pool/s0", "--state", "maint", "--for", "2s", "--wait"]);
+    assert!(said.ends_with("pool/s0: no sessions left\n"), "{said}");
+    await_event(&ringway, "no session is left of those that were to go; 10 of them were ended");
+    let (mut theirs, mut others): (Vec<_>, Vec<_>) = clients.drain(..).partition(|(name, _)| name == b"a");
+    assert_eq!((count_reset(&mut theirs), count_reset(&mut others)), (10, 0));
+    assert_eq!(ringway.ended("moved"), 10.0);
+    let mut back = crowd(front, 10);
+    assert!(back.iter().all(|(name, _)| name == b"b"), "they come back to the other");
+    assert_eq!(count_reset(&mut back), 0);
+
+    for (words, exit, part) in [
+        (vec!["server", "set", "pool/s0", "--state", "ready", "--for", "2s"], 1, "set to drain"),
+        (vec!["server", "set", "pool/s0", "--weight", "1", "--for", "2s"], 2, "--state"),
+        (vec!["server", "set", "pool/s0", "--state", "drain", "--for", "2"], 2, "no unit"),
+        (vec!["server", "set", "pool/s0", "--state", "drain", "--for", "2d"], 2, "to 24h"),
+        (vec!["server", "set", "pool/s0", "--state", "drain", "--close"], 2, "--for"),
+        (vec!["drain", "--undo", "--for", "2s"], 2, "--undo"),
+        (vec!["drain", "--close"], 2, "--for"),
+    ] {
+        let (code, said) = verb(&ringway, &words);
+        assert!(code == exit && said.contains(part), "{words:?}: {code} {said}");
+    }
+    let status: Value = serde_json::from_str(&done(&ringway, &["status", "--json"])).expect("JSON");
+    assert_eq!(status["state"], "running", "nothing of it came into force");
+    drop((theirs, others, back));
+    ringway.settles();
+    ringway.end_well();
+}
