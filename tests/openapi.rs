@@ -9,6 +9,7 @@ use std::sync::Arc;
 use ringway::config::ledger::{Registry, Standing};
 use ringway::config::parse;
 use ringway::control::admin::{History, ROUTES, conversation};
+use ringway::control::evener::{Rebalance, Rebalanced, Uneven};
 use ringway::control::failure::Kind;
 use ringway::control::reload::Answer;
 use ringway::control::roster::{Edited, InForce, ServerAdd, ServerRemove};
@@ -183,6 +184,9 @@ fn samples() -> Vec<(&'static str, Value)> {
         close: true,
     };
     let drain = Drain { undo: true, over: Some(Span::of_seconds(60)), close: true };
+    let rebalance = Rebalance { pool: "p".into(), over: Some(Span::of_seconds(60)), dry_run: true, stop: true };
+    let uneven = Uneven { server: "s".into(), role: Some("primary".into()), sessions: 1, share: 2, excess: 3, idle: 4 };
+    let rebalanced = Rebalanced { pool: "p".into(), excess: 1, ended: 2, servers: vec![uneven] };
     let add = ServerAdd {
         pool: "p".into(),
         server: "s".into(),
@@ -204,6 +208,8 @@ fn samples() -> Vec<(&'static str, Value)> {
         ("ServerChange", value(serde_json::to_value(change))),
         ("Drain", value(serde_json::to_value(drain))),
         ("Drained", value(serde_json::to_value(Drained { ready: true, sessions: 1 }))),
+        ("Rebalance", value(serde_json::to_value(rebalance))),
+        ("Rebalanced", value(serde_json::to_value(rebalanced))),
         ("ServerAdd", value(serde_json::to_value(add))),
         ("ServerRemove", value(serde_json::to_value(remove))),
         ("Edited", value(serde_json::to_value(edited))),
@@ -261,6 +267,7 @@ fn every_field_is_there() {
         ("POST", "/v1/server/remove", "{}", true, 400),
         ("POST", "/v1/drain", "{\"now\":true}", true, 400),
         ("POST", "/v1/drain", "{\"close\":true}", true, 400),
+        ("POST", "/v1/rebalance", "{}", true, 400),
         ("GET", "/v1/overlay", "", false, 403),
         ("GET", "/v1/explain?listener=x", "", false, 404),
         ("GET", "/v1/sessions?limit=0", "", true, 400),

@@ -29,6 +29,7 @@ use crate::config::ledger::Overlook;
 use crate::config::plan::{Policy, Pool, RoleWish, Server, ServerRole};
 
 pub mod foresight;
+pub mod level;
 mod load;
 mod roles;
 mod room;

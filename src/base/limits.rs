@@ -211,7 +211,7 @@ const fn bound(what: &'static str, most: Most, cost: &'static str, then: &'stati
     Bound { what, most, cost, then }
 }
 
-/// Servers whose sessions are ended over a time, at once; with the node and pools that are rebalanced.
+/// Servers whose sessions are ended over a time, at once; and pools that are rebalanced.
 pub const PACED_MAX: usize = 64;
 
 /// The bounds an operator can meet.
@@ -284,7 +284,7 @@ pub const TABLE: [Bound; 32] = [
     bound("pools", count(POOLS_MAX), "", "refused"),
     bound("servers of a pool", count(SERVERS_MAX), "", "refused"),
     bound("servers added, and removed, beside the file", count(OVERLAY_MAX), "", "refused"),
-    bound("drains and rebalances that take their time, at once", count(PACED_MAX), "", "refused"),
+    bound("servers drained over a time, at once; and pools rebalanced", count(PACED_MAX), "", "refused"),
     bound(
         "tables of maglev pools together",
         bytes(2 * MAGLEV_ENTRIES_MAX),

@@ -10,6 +10,7 @@ pub mod health;
 pub mod load;
 pub mod man;
 pub mod plan;
+pub mod rebalance;
 pub mod reload;
 pub mod run;
 pub mod server;
@@ -67,6 +68,8 @@ enum Verb {
     Server(server::Server),
     /// Have traffic go to another node, or come again.
     Drain(drain::DrainVerb),
+    /// Move long-lived sessions to servers that have come back.
+    Rebalance(rebalance::RebalanceVerb),
     /// Show how a running daemon is doing.
     Status(status::StatusVerb),
     /// Watch a running daemon in the terminal, and take servers out or in.
@@ -108,6 +111,7 @@ pub fn main() -> ExitCode {
         Verb::Rollback(verb) => reload::roll_back(&verb),
         Verb::Server(verb) => server::run(&verb),
         Verb::Drain(verb) => drain::run(&verb),
+        Verb::Rebalance(verb) => rebalance::run(&verb),
         Verb::Status(verb) => status::run(&verb),
         Verb::Top(verb) => top::run(&verb),
         Verb::Sessions(verb) => sessions::run(&verb),

@@ -25,6 +25,7 @@ use super::admin::{self, AdminSockets, Board, COMMANDS_MAX, Command, Reply};
 use super::boot::{Booted, boot};
 use super::doors::mention_absent;
 use super::engine::Runtime;
+use super::evener::Evener;
 use super::failure::Failure;
 use super::fleet::{Fleet, Word};
 use super::pace::Pace;
@@ -120,6 +121,7 @@ pub(super) fn conduct(
         prober,
         ramps,
         shepherd: Shepherd::new(),
+        evener: Evener::new(),
         runtime,
         before: None,
         turns: Vec::new(),
@@ -146,6 +148,7 @@ struct Conductor {
     prober: Prober,
     ramps: Ramps,
     shepherd: Shepherd,
+    evener: Evener,
     runtime: Runtime,
     /// The configuration before the last reload.
     before: Option<Earlier>,
@@ -226,7 +229,7 @@ impl Conductor {
         let mut look = self.looks();
         loop {
             let due = wishes.pace.due(Instant::now());
-            let (step, lead) = (self.ramps.due(), self.shepherd.due());
+            let (step, lead) = (self.ramps.due(), self.shepherd.due().into_iter().chain(self.evener.due()).min());
             tokio::select! {
                 signal = signals.next() => match signal {
                     Signal::Reload => wishes.pace.want(),
@@ -243,6 +246,7 @@ impl Conductor {
                     Some(Command::RollBack { by, reply }) => self.roll_back(by, &mut wishes, reply),
                     Some(Command::Server { change, by, reply }) => reply(self.change_server(&change, by).await),
                     Some(Command::Drain { drain, by, reply }) => reply(self.stand_aside(&drain, by)),
+                    Some(Command::Rebalance { wish, by, reply }) => self.rebalance(&wish, by, reply),
                     Some(Command::Edit { edit, by, reply }) => reply(self.edit_servers(&edit, by).await),
                     Some(Command::Roll { whose, task, by, reply }) => self.call_roll(whose, task, by, reply),
                     Some(Command::Stop { now: false }) => return Leave::Drain,
@@ -256,7 +260,9 @@ impl Conductor {
                     self.ramps.step(&self.board.panel.commons.scene.load().plan, &mut self.fleet);
                 }
                 () = sleep_until(lead.unwrap_or_else(Instant::now).into()), if lead.is_some() => {
-                    self.shepherd.step(&self.board.panel.commons, &self.log);
+                    let commons = &self.board.panel.commons;
+                    self.shepherd.step(commons, &self.log);
+                    self.evener.step(&commons.scene.load().plan, &mut self.fleet, &self.log);
                 }
                 () = sleep(RETRY), if self.fleet.has_unsent() => drop(self.fleet.deliver()),
                 _ = look.tick() => {
@@ -429,6 +435,7 @@ impl Conductor {
         let panel = Arc::clone(&self.board.panel);
         panel.begin_drain();
         self.shepherd.leave_all();
+        self.evener.leave_all(&self.log);
         let limit = Duration::from_millis(panel.commons.scene.load().plan.global.drain_ms.into());
         self.log.say(
             Event::info("draining", format!("no more connections are taken; sessions have {limit:?} to end"))
@@ -464,7 +471,7 @@ impl Conductor {
                     // Whoever waits for the reply hears that the daemon is stopping.
                     Some(Command::Roll { whose, task, by, reply }) => self.call_roll(whose, task, by, reply),
                     Some(Command::Stop { now: false } | Command::Server { .. } | Command::Edit { .. }
-                    | Command::Drain { .. }) => {}
+                    | Command::Drain { .. } | Command::Rebalance { .. }) => {}
                 },
                 Some(order) = self.prober.orders.recv() => self.pass_on(order),
                 _ = look.tick() => {

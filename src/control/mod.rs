@@ -8,6 +8,7 @@
 //!                      ├── reload    file → plan → doors → one swap; refused as a whole if anything is wrong
 //!                      ├── prober    checks of servers, rests for those that fail
 //!                      ├── shepherd  sessions that are to go elsewhere, over a time
+//!                      ├── evener    pools whose sessions are to be brought into balance
 //!                      ├── fleet     the workers: start, letters, farewell
 //!                      ├── admin     metrics, status, health, reload over HTTP
 //!                      └── runtime   HAProxy's line protocol, for hatop and operators' scripts
@@ -19,6 +20,7 @@ mod ceiling;
 pub mod conductor;
 mod doors;
 pub mod engine;
+pub mod evener;
 pub mod explain;
 pub mod failure;
 mod fleet;

@@ -3,6 +3,8 @@
 //! Its state is kept with the server's counters; its weight and limit beside the file (`config::tuning`). Both outlive
 //! reloads, but not the daemon.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::balance;
@@ -146,8 +148,8 @@ pub struct ServerChanged {
 /// As [`find`].
 pub(super) fn owner(plan: &Plan, change: &ServerChange) -> Result<Owner, String> {
     let (pool, server) = find(plan, change)?;
-    let (pool, name) = (std::sync::Arc::clone(&pool.name), std::sync::Arc::clone(&server.name));
-    Ok(Owner::Server { pool, server: name, ledger: std::sync::Arc::clone(&server.ledger) })
+    let (pool, name) = (Arc::clone(&pool.name), Arc::clone(&server.name));
+    Ok(Owner::Server { pool, server: name, ledger: Arc::clone(&server.ledger) })
 }
 
 /// The server a change is about, and its pool.
@@ -159,10 +161,14 @@ fn find<'a>(plan: &'a Plan, change: &ServerChange) -> Result<(&'a Pool, &'a Serv
     Ok((pool, server_of(pool, &change.server)?))
 }
 
-fn pool_of<'a>(plan: &'a Plan, name: &str) -> Result<&'a Pool, String> {
+/// The pool of that name.
+///
+/// # Errors
+/// There is none; in words for whoever asked.
+pub(super) fn pool_of<'a>(plan: &'a Plan, name: &str) -> Result<&'a Arc<Pool>, String> {
     let names = || plan.pools.iter().map(|pool| &*pool.name).collect::<Vec<_>>();
     let found = plan.pools.iter().find(|pool| *pool.name == *name);
-    found.map(|pool| &**pool).ok_or_else(|| no_such("pool", name, &names()))
+    found.ok_or_else(|| no_such("pool", name, &names()))
 }
 
 fn server_of<'a>(pool: &'a Pool, name: &str) -> Result<&'a Server, String> {

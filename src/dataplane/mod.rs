@@ -4,6 +4,7 @@
 //! session, one direction) → [`ending`] → [`record`]. [`commons`] is what workers share with each other and with the
 //! control thread; nothing else is shared.
 
+pub mod census;
 mod closing;
 pub mod commons;
 mod connect;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 
+use super::census::Census;
 use super::ending::Ending;
 use super::session::Phase;
 use super::shard::Shard;
@@ -84,6 +85,8 @@ pub struct Roll {
     rows: ArrayQueue<Row>,
     found: AtomicU64,
     incomplete: AtomicBool,
+    /// They are only counted.
+    census: Option<Arc<Census>>,
     tell: Option<Tell>,
 }
 
@@ -102,8 +105,16 @@ impl Roll {
             rows: ArrayQueue::new(ROLL_MAX),
             found: AtomicU64::new(0),
             incomplete: AtomicBool::new(false),
+            census: None,
             tell: Some(Box::new(tell)),
         }
+    }
+
+    /// A wish that all are counted, and nobody called out.
+    pub fn of_census(census: Arc<Census>, tell: impl FnOnce(Called) + Send + Sync + 'static) -> Self {
+        let mut roll = Self::new(Whose::default(), Task::Call, tell);
+        roll.census = Some(census);
+        roll
     }
 
     /// A worker could not be asked: its box is full.
@@ -153,6 +164,9 @@ impl Shard {
 
     fn call_out(&mut self, key: Key, roll: &Roll, now: u64, kernel: &mut impl Kernel) {
         let Some(session) = self.sessions.of(key).filter(|session| session.phase != Phase::Closing) else { return };
+        if let Some(census) = &roll.census {
+            return census.count(session);
+        }
         let (life, listener) = (&session.life, &session.listener);
         let whose = &roll.whose;
         let suits_listener = whose.listener.as_ref().is_none_or(|name| *listener.name == **name);

@@ -130,3 +130,93 @@ fn the_sessions_of_a_server_are_led_to_the_others() {
     ringway.settles();
     ringway.end_well();
 }
+
+#[test]
+fn a_pool_is_brought_into_balance() {
+    let ground = Ground::new();
+    let servers = ["a", "b", "c"].map(|name| Server::named_echo(&ground, name));
+    let front = ground.address();
+    let addresses: Vec<SocketAddr> = servers.iter().map(Server::address).collect();
+    let mut ringway = Ringway::start(&ground, &one_pool(front, &addresses, "policy = \"least-connections\""));
+    done(&ringway, &["server", "set", "pool/s2", "--state", "maint"]);
+    let mut clients = crowd(front, 20);
+    let said = done(&ringway, &["rebalance", "pool", "--dry-run"]);
+    assert!(said.ends_with("pool: nothing to even out\n") && !said.contains("s2"), "{said}");
+    done(&ringway, &["server", "set", "pool/s2", "--state", "ready"]);
+    let said = done(&ringway, &["rebalance", "pool", "--dry-run", "--for", "2s"]);
+    assert_eq!(
+        said,
+        "pool/s0: 10 sessions, share 7, 3 too many (10 of all are idle now)\n\
+         pool/s1: 10 sessions, share 7, 3 too many (10 of all are idle now)\n\
+         pool/s2: 0 sessions, share 7\n\
+         pool: 6 sessions would be ended, those that are idle, over 2s\n"
+    );
+    // It goes on only as long as it makes sense, and until it is stopped.
+    done(&ringway, &["rebalance", "pool", "--for", "1h"]);
+    done(&ringway, &["server", "set", "pool/s2", "--state", "drain"]);
+    await_event(&ringway, "nobody has too many that might move; 0 of 6 sessions were ended");
+    done(&ringway, &["server", "set", "pool/s2", "--state", "ready"]);
+    done(&ringway, &["rebalance", "pool", "--for", "1h"]);
+    assert_eq!(done(&ringway, &["rebalance", "pool", "--stop"]), "pool: no more sessions are ended; 0 were\n");
+    assert_eq!(done(&ringway, &["rebalance", "pool", "--stop"]), "pool: no more sessions are ended; 0 were\n");
+    assert_eq!(count_reset(&mut clients), 0);
+
+    let begun = Instant::now();
+    let said = done(&ringway, &["rebalance", "pool", "--for", "2s"]);
+    assert!(said.ends_with("pool: 6 sessions are ended, those that are idle, over 2s\n"), "{said}");
+    ringway.await_metric("ringway_sessions_ended_total", &[("reason", "moved")], |ended| ended == 6.0);
+    assert!(begun.elapsed() >= Duration::from_secs(1), "one after the other: {:?}", begun.elapsed());
+    await_event(&ringway, "6 of 6 sessions were ended");
+    assert_eq!(count_reset(&mut clients), 6);
+    let back = crowd(front, 6);
+    assert!(back.iter().all(|(name, _)| name == b"c"), "they are where there is room");
+    let said: Value = serde_json::from_str(&done(&ringway, &["rebalance", "pool", "--json"])).expect("JSON");
+    assert_eq!((&said["excess"], &said["servers"][2]["sessions"]), (&0.into(), &6.into()), "{said}");
+    assert_eq!(ringway.ended("moved"), 6.0);
+
+    ringway.reload_with(&one_pool(front, &addresses, "policy = \"maglev\""));
+    for (words, exit, part) in [
+        (vec!["rebalance", "pool"], 1, "nothing to even out in pool \"pool\": by policy \"maglev\""),
+        (vec!["rebalance", "pol"], 1, "there are \"pool\""),
+        (vec!["rebalance", "pool", "--stop", "--dry-run"], 2, "--dry-run"),
+        (vec!["rebalance", "pool", "--for", "0s"], 2, "from 1s"),
+    ] {
+        let (code, said) = verb(&ringway, &words);
+        assert!(code == exit && said.contains(part), "{words:?}: {code} {said}");
+    }
+    drop((clients, back));
+    ringway.settles();
+    ringway.end_well();
+}
+
+#[test]
+fn who_is_busy_is_not_moved() {
+    let ground = Ground::new();
+    // Answers the first question, and thinks about the second for ever.
+    let slow = Server::new(&ground, |mut stream| {
+        let _ = std::io::Write::write_all(&mut stream, b"a");
+        if read_exactly(&mut stream, 5).is_ok() {
+            let _ = std::io::Write::write_all(&mut stream, b"hello");
+        }
+        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+    });
+    let other = Server::named_echo(&ground, "b");
+    let front = ground.address();
+    let mut ringway = Ringway::start(&ground, &one_pool(front, &[slow.address(), other.address()], ""));
+    done(&ringway, &["server", "set", "pool/s1", "--state", "maint"]);
+    let mut clients = crowd(front, 8);
+    for (_, client) in &mut clients[2..] {
+        std::io::Write::write_all(client, b"and?").expect("it is read");
+    }
+    ringway.await_metric("ringway_bytes_total", &[("direction", "in")], |bytes| bytes == 64.0);
+    done(&ringway, &["server", "set", "pool/s1", "--state", "ready"]);
+    let said = done(&ringway, &["rebalance", "pool", "--for", "1s"]);
+    assert!(said.contains("pool/s0: 8 sessions, share 4, 4 too many (2 of all are idle now)"), "{said}");
+    await_event(&ringway, "its time is up; 2 of 4 sessions were ended");
+    assert_eq!(ringway.ended("moved"), 2.0);
+    let mut idle: Vec<_> = clients.drain(..2).collect();
+    assert_eq!(count_reset(&mut idle), 2);
+    drop((idle, clients));
+    ringway.settles();
+    ringway.end_well();
+}

@@ -19,6 +19,7 @@ use crate::base::bucket::Bucket;
 use crate::dataplane::roll::{Called, Task, Whose};
 use crate::observe::panel::Panel;
 
+use super::evener::{Rebalance, Rebalanced};
 use super::reload::Answer;
 use super::roster::{Edit, Edited, InForce};
 use super::steer::{Drain, Drained, Refused, ServerChange, ServerChanged};
@@ -69,6 +70,15 @@ pub(super) enum Command {
         by: Option<Peer>,
         /// Who wants to know.
         reply: Box<dyn FnOnce(Result<Drained, Refused>) + Send>,
+    },
+    /// Bring a pool into balance.
+    Rebalance {
+        /// Which, and how.
+        wish: Rebalance,
+        /// Who asks.
+        by: Option<Peer>,
+        /// Who wants to know.
+        reply: Box<dyn FnOnce(Result<Rebalanced, Refused>) + Send>,
     },
     /// Add or remove a server.
     Edit {

@@ -13,6 +13,7 @@
 //! | `GET /v1/sessions?listener=NAME&server=POOL/SERVER&source=CIDR&limit=N` | sessions that live; JSON; unix socket only, for it tells who the clients are |
 //! | `POST /v1/kill` | ends sessions: [`Kill`]; unix socket only |
 //! | `POST /v1/drain` | has traffic go elsewhere, or come again: [`Drain`]; unix socket only |
+//! | `POST /v1/rebalance` | ends sessions of servers that hold more than their share: [`Rebalance`]; unix socket only |
 //! | `POST /v1/server` | changes a server: [`ServerChange`]; unix socket only |
 //! | `POST /v1/server/add`, `/v1/server/remove` | adds or removes a server: [`ServerAdd`], [`ServerRemove`]; unix socket only |
 //! | `GET /v1/overlay` | what is laid over that text: servers added and removed since ([`InForce`](crate::control::roster::InForce)); unix socket only |
@@ -35,6 +36,7 @@ use tokio::sync::oneshot;
 
 use crate::base::bucket::Rate;
 use crate::base::limits::{ADMIN_BODY_MAX, ADMIN_REQUESTS_A_SECOND, ADMIN_REQUESTS_BURST};
+use crate::control::evener::Rebalance;
 use crate::control::explain;
 use crate::control::reload::Answer;
 use crate::control::roster::{Edit, ServerAdd, ServerRemove};
@@ -150,7 +152,7 @@ const fn private(path: &'static str, changes: bool) -> Route {
 }
 
 /// All there is.
-pub const ROUTES: [Route; 19] = [
+pub const ROUTES: [Route; 20] = [
     look_at("/"),
     look_at("/metrics"),
     look_at("/livez"),
@@ -169,6 +171,7 @@ pub const ROUTES: [Route; 19] = [
     private(SERVER_ADD, true),
     private(SERVER_REMOVE, true),
     private(DRAIN, true),
+    private(REBALANCE, true),
     private(KILL, true),
 ];
 
@@ -220,6 +223,7 @@ pub(super) async fn answer(
             Err(error) => problem(StatusCode::BAD_REQUEST, &format!("the body: {error}")),
         },
         (DRAIN, Rights::All { by }) => drain(&board, &body, by).await,
+        (REBALANCE, Rights::All { by }) => rebalance(&board, &body, by).await,
         (KILL, Rights::All { by }) => kill(&board, &body, by).await,
         ("/v1/sessions", _) => sessions(&board, head.uri.query().unwrap_or_default()).await,
         ("/v1/events", _) if head.method == Method::GET => {
@@ -237,6 +241,7 @@ const SERVER: &str = "/v1/server";
 const SERVER_ADD: &str = "/v1/server/add";
 const SERVER_REMOVE: &str = "/v1/server/remove";
 const DRAIN: &str = "/v1/drain";
+const REBALANCE: &str = "/v1/rebalance";
 const KILL: &str = "/v1/kill";
 
 /// What is refused before anything is done.
@@ -401,6 +406,19 @@ async fn drain(board: &Board, body: &[u8], by: Option<Peer>) -> Reply {
     steered(ask(board, command).await)
 }
 
+async fn rebalance(board: &Board, body: &[u8], by: Option<Peer>) -> Reply {
+    let wish = match serde_json::from_slice::<Rebalance>(body) {
+        Ok(wish) => wish,
+        Err(error) => return problem(StatusCode::BAD_REQUEST, &format!("the body: {error}")),
+    };
+    let command = |told: oneshot::Sender<_>| Command::Rebalance {
+        wish,
+        by,
+        reply: Box::new(move |answer| drop(told.send(answer))),
+    };
+    steered(ask(board, command).await)
+}
+
 /// What came of changing something.
 fn steered<T: Serialize>(answer: Result<Result<T, Refused>, Reply>) -> Reply {
     match answer {
@@ -506,7 +524,7 @@ mod tests {
         assert_eq!(code(Method::GET, "/metrics", Rights::Read), 200);
         assert_eq!(code(Method::HEAD, "/livez", Rights::Read), 200);
         assert_eq!(code(Method::POST, "/metrics", Rights::Read), 405);
-        for path in [RELOAD, ROLLBACK, SERVER, SERVER_ADD, SERVER_REMOVE, DRAIN, KILL] {
+        for path in [RELOAD, ROLLBACK, SERVER, SERVER_ADD, SERVER_REMOVE, DRAIN, REBALANCE, KILL] {
             assert_eq!(code(Method::POST, path, Rights::Read), 403, "{path}");
         }
         assert_eq!(code(Method::POST, RELOAD, Rights::All { by: None }), 200);

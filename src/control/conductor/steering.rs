@@ -8,6 +8,7 @@ use crate::observe::event::Event;
 
 use super::{Conductor, Wishes};
 use crate::control::admin::{Peer, Reply, RollReply};
+use crate::control::evener::{self, Rebalance};
 use crate::control::failure::Failure;
 use crate::control::fleet::Word;
 use crate::control::roster::{self, Edit, Edited};
@@ -64,6 +65,15 @@ impl Conductor {
             Some(way) => self.shepherd.lead(owner, way, &mut self.fleet, commons, &self.log),
             None => self.shepherd.leave(&owner, commons, &self.log),
         }
+    }
+
+    /// Brings a pool into balance.
+    pub(super) fn rebalance(&mut self, wish: &Rebalance, by: Option<Peer>, reply: evener::Reply) {
+        if !wish.dry_run {
+            self.audit("rebalance", by);
+        }
+        let plan = Arc::clone(&self.board.panel.commons.scene.load().plan);
+        self.evener.even(wish, &plan, &mut self.fleet, &self.log, reply);
     }
 
     /// Has traffic go elsewhere, or come again. Whoever watches `/readyz` sees to it; nobody who comes is turned away.
