@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 use ringway::config::ledger::Registry;
-use ringway::config::overlay::{Newcomer, Overlay, Sheet, lay};
+use ringway::config::ledger::Standing;
+use ringway::config::overlay::{Newcomer, Overlay, Setting, Sheet, lay};
 use ringway::config::plan::{Kind, Policy};
 use ringway::config::{Complaints, Draft, diff, parse};
 
@@ -132,6 +133,21 @@ impl Layers {
     fn remove(&mut self, name: &str, persist: bool) -> Result<(), String> {
         let file = self.file();
         self.overlay.remove(&file, ("web", name), persist, &environment)
+    }
+
+    fn set(&mut self, name: &str, setting: Setting) -> Result<(), String> {
+        let file = self.file();
+        self.overlay.set(&file, ("web", name), setting, &environment)
+    }
+
+    /// State, weight and limit of a server of pool web after a restart.
+    fn stands(&self, name: &str) -> (Standing, u16, u32) {
+        let (sheet, kept) = (Sheet { name: "f", text: &self.text }, Sheet { name: "o", text: &self.overlay.kept });
+        let draft = lay(self.file(), sheet, kept, &environment).unwrap_or_else(|complaints| panic!("{complaints}"));
+        let plan = draft.compile(&mut Registry::new(1), None);
+        let pool = plan.pools.iter().find(|pool| &*pool.name == "web").expect("it is there");
+        let server = pool.servers.iter().find(|server| &*server.name == name).expect("it is there");
+        (server.standing, server.weight, server.max_connections)
     }
 
     /// Servers of pool web: in force, and after a restart.
@@ -259,6 +275,60 @@ fn what_comes_from_an_overlay_is_marked() {
     assert!(printed.contains("# { name = \"a\", address = \"10.0.0.1:80\" }: removed by the overlay\n"), "{printed}");
     assert_eq!(draft.overlaid().as_deref(), Some("1 added, 1 removed"));
     assert_eq!(parse("printed", &printed, &environment).expect("right").overlaid(), None);
+}
+
+#[test]
+fn what_is_set_for_good_takes_the_place_of_what_the_file_says() {
+    let drain = Setting { standing: Some(Standing::Drain), ..Setting::default() };
+    let weight = |weight| Setting { weight: Some(weight), ..Setting::default() };
+    let most = |most| Setting { max_connections: Some(most), ..Setting::default() };
+    let mut layers = Layers::new();
+    layers.set("a", drain).expect("right");
+    layers.set("a", weight(5)).expect("right");
+    layers.set("b", most(9)).expect("right");
+    assert_eq!(layers.stands("a"), (Standing::Drain, 5, 0), "one thing after the other");
+    assert_eq!(layers.stands("b"), (Standing::Ready, 1, 9));
+    let draft = overlaid("o.toml", &layers.overlay.kept).unwrap_or_else(|complaints| panic!("{complaints}"));
+    assert_eq!(draft.overlaid().as_deref(), Some("0 added, 0 removed, 2 set"));
+    let printed = draft.print();
+    assert!(printed.contains("# set by the overlay: state drain, weight (without it 1)\n"), "{printed}");
+    assert!(printed.contains("# set by the overlay: max_connections (without it none)\n"), "{printed}");
+    // The file changes, and what is kept holds until it is set back.
+    layers.text = layers.text.replace("address = \"10.0.0.1:80\"", "address = \"10.0.0.1:80\", weight = 3");
+    assert_eq!(layers.stands("a"), (Standing::Drain, 5, 0));
+    layers.set("a", weight(3)).expect("what the file says");
+    layers.set("a", Setting { standing: Some(Standing::Ready), ..Setting::default() }).expect("right");
+    layers.set("b", most(0)).expect("what the file says");
+    assert_eq!(layers.stands("a"), (Standing::Ready, 3, 0));
+    assert!(!layers.overlay.kept.contains("[["), "nothing is left: {}", layers.overlay.kept);
+
+    // A server that was added for good is set as any other, and what was set of it goes with it.
+    layers.add("c", "10.0.0.5:80", true).expect("right");
+    layers.set("c", Setting { standing: Some(Standing::Maint), ..weight(7) }).expect("right");
+    assert_eq!(layers.stands("c"), (Standing::Maint, 7, 0));
+    assert!(layers.overlay.kept.contains("state = \"maint\""), "{}", layers.overlay.kept);
+    layers.remove("c", true).expect("right");
+    layers.add("c", "10.0.0.5:80", true).expect("right");
+    assert_eq!(layers.stands("c"), (Standing::Ready, 1, 0));
+
+    let before = layers.overlay.kept.clone();
+    layers.add("d", "10.0.0.6:80", false).expect("right");
+    for (name, setting, part) in [
+        ("a", weight(257), "not from 0 to 256"),
+        ("a", most(10_000_001), "above 10000000"),
+        ("d", drain, "only for now"),
+        ("z", drain, "no server \"z\""),
+    ] {
+        let error = layers.set(name, setting).expect_err(name);
+        assert!(error.contains(part), "{error}");
+    }
+    for name in ["a", "b"] {
+        layers.set(name, weight(0)).expect("others are left");
+    }
+    let error = layers.set("c", weight(0)).expect_err("d is there only for now");
+    assert!(error.contains("weight"), "{error}");
+    layers.set("a", weight(3)).and_then(|()| layers.set("b", weight(1))).expect("right");
+    assert_eq!(layers.overlay.kept, before);
 }
 
 #[test]
@@ -513,7 +583,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_of_an_overlay_panics(text in "(\\[\\[(add|remove)\\]\\]\n|(pool|name|address|weight) = (\"(web|a|b|c|10\\.0\\.0\\.5:80)\"|7)\n|\\PC){0,12}") {
+    fn no_text_of_an_overlay_panics(text in "(\\[\\[(add|remove|set)\\]\\]\n|(pool|name|address|weight|state) = (\"(web|a|b|c|drain|10\\.0\\.0\\.5:80)\"|7)\n|\\PC){0,12}") {
         if let Err(complaints) = overlaid("o.toml", &text) {
             prop_assert!(!complaints.is_empty() && !complaints.to_string().is_empty());
             prop_assert_eq!(complaints.lines().count(), complaints.len());

@@ -173,6 +173,7 @@ fn samples() -> Vec<(&'static str, Value)> {
         max_connections: 2,
         sessions: 3,
         pool_is_down: true,
+        kept_in: Some("x".into()),
     };
     let change = ServerChange {
         pool: "p".into(),
@@ -182,6 +183,7 @@ fn samples() -> Vec<(&'static str, Value)> {
         max_connections: Some(2),
         over: Some(Span::of_seconds(60)),
         close: true,
+        persist: true,
     };
     let drain = Drain { undo: true, over: Some(Span::of_seconds(60)), close: true };
     let rebalance = Rebalance { pool: "p".into(), over: Some(Span::of_seconds(60)), dry_run: true, stop: true };

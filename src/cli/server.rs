@@ -29,8 +29,8 @@ pub struct Server {
 enum Action {
     /// Set whether a server gets new sessions, and how many.
     ///
-    /// The sessions it has go on, unless `--for` says otherwise. What is set outlives reloads, but not the daemon; weight and limit hold until the file
-    /// says something else than it did.
+    /// The sessions it has go on, unless `--for` says otherwise. What is set outlives reloads, but not the daemon, unless it is
+    /// kept (`--persist`); weight and limit hold until the file says something else than it did.
     Set(Set),
     /// Add a server, as a reload would: it is checked first, and warms up if its pool has `slow_start`.
     ///
@@ -108,6 +108,9 @@ struct Set {
     /// At the end of that time, end the busy ones, too.
     #[arg(long, requires = "over")]
     close: bool,
+    /// Keep what is set beyond a restart, in the overlay beside the configuration, or in `state_dir`.
+    #[arg(long)]
+    persist: bool,
     /// Wait until it has no session left.
     #[arg(long, conflicts_with = "json")]
     wait: bool,
@@ -196,6 +199,7 @@ fn change(set: &Set) -> Result<u8, ClientError> {
         max_connections: set.max_connections,
         over: set.over,
         close: set.close,
+        persist: set.persist,
     };
     let wish = serde_json::to_string(&change).expect("our own types serialise");
     let body = set.target.post_with("/v1/server", wish)?.accepted()?;
@@ -203,12 +207,15 @@ fn change(set: &Set) -> Result<u8, ClientError> {
         print(&body);
         return Ok(exit::OK);
     }
-    let ServerChanged { was, state, weight, max_connections, sessions, pool_is_down } =
+    let ServerChanged { was, state, weight, max_connections, sessions, pool_is_down, kept_in } =
         serde_json::from_str(&body).map_err(|error| ClientError::strange(&error))?;
     let (pool, server) = &set.server;
     let was = if was == state { String::new() } else { format!(" (was {})", was.word()) };
     let most = if max_connections > 0 { format!(" of at most {max_connections}") } else { String::new() };
     print(&format!("{pool}/{server}: {}{was}, weight {weight}, {sessions} sessions{most}\n", state.word()));
+    if let Some(path) = kept_in {
+        print(&format!("{pool}/{server}: kept in {path}\n"));
+    }
     if let Some(over) = set.over {
         print(&format!("{pool}/{server}: {}\n", fate(over, set.close)));
     }

@@ -79,6 +79,7 @@ fn same_server(draft: &ServerDraft, old: &Server) -> bool {
         && draft.max_connections == old.max_connections
         && draft.connect_rate == old.connect_rate
         && draft.backup == old.backup
+        && draft.standing == old.standing
 }
 
 fn compile_listener(draft: &ListenerDraft, pool: Arc<Pool>, registry: &mut Registry) -> Listener {
@@ -134,6 +135,7 @@ fn compile_server(pool: &str, draft: &ServerDraft, registry: &mut Registry) -> S
             .connect_rate
             .map(|rate| Rate::new(rate.count, u64::from(rate.per.seconds()) * 1_000_000_000, rate.burst)),
         backup: draft.backup,
+        standing: draft.standing,
         ledger: registry.server(pool, &draft.name.value, &address.to_string()),
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::checks::{print_check, print_eject};
+use super::ledger::Standing;
 use super::plan::{Address, Care, Listener, Plan, Pool, RoleWish, Server, Terms};
 use super::print;
 
@@ -322,6 +323,7 @@ fn servers(old: &[Server], new: &[Server]) -> Vec<ServerDiff> {
             ("connect_rate", none()),
             ("connect_burst", none()),
             ("backup", "false".into()),
+            ("state", Standing::Ready.word().into()),
         ]
     };
     let mut found = Vec::new();
@@ -345,7 +347,7 @@ fn servers(old: &[Server], new: &[Server]) -> Vec<ServerDiff> {
     found
 }
 
-fn server_settings(server: &Server) -> [(&'static str, String); 5] {
+fn server_settings(server: &Server) -> [(&'static str, String); 6] {
     let most = match server.max_connections {
         0 => none(),
         n => n.to_string(),
@@ -356,6 +358,7 @@ fn server_settings(server: &Server) -> [(&'static str, String); 5] {
         ("connect_rate", server.connect_rate.map_or_else(none, print::connect_rate)),
         ("connect_burst", server.connect_rate.map_or_else(none, |rate| rate.burst.to_string())),
         ("backup", server.backup.to_string()),
+        ("state", server.standing.word().into()),
     ]
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use toml::de::DeTable;
 
 use super::complaints::{At, Complaints, Located};
+use super::ledger::Standing;
 use super::limits::FILE_BYTES_MAX;
 use super::plan::{Address, Admin, Care, ConnectRate, Global, Kind, Log, Policy, RoleWish, Terms};
 use super::read::Reader;
@@ -72,8 +73,19 @@ pub(super) struct ServerDraft {
     pub(super) max_connections: u32,
     pub(super) connect_rate: Option<ConnectRate>,
     pub(super) backup: bool,
+    /// Whether it gets sessions when it comes; the overlay may say.
+    pub(super) standing: Standing,
     /// It is not in the file.
     pub(super) overlaid: bool,
+    /// The overlay has set something of it.
+    pub(super) set: Option<Before>,
+}
+
+/// What the configuration said of a server where the overlay has set something else.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Before {
+    pub(super) weight: Option<u16>,
+    pub(super) max_connections: Option<u32>,
 }
 
 impl Draft {
@@ -99,12 +111,14 @@ impl Draft {
         [many(self.listeners.len(), "listener"), many(self.pools.len(), "pool"), many(servers, "server")].join(", ")
     }
 
-    /// What an overlay has changed: `1 added, 2 removed`; `None`: nothing.
+    /// What an overlay has changed: `1 added, 2 removed`, with `, 1 set` if any is; `None`: nothing.
     pub fn overlaid(&self) -> Option<String> {
         let servers = self.pools.iter().flat_map(|pool| &pool.servers);
         let added = servers.filter(|server| server.overlaid).count();
         let removed: usize = self.pools.iter().map(|pool| pool.removed.len()).sum();
-        (added + removed > 0).then(|| format!("{added} added, {removed} removed"))
+        let set = self.pools.iter().flat_map(|pool| &pool.servers).filter(|server| server.set.is_some()).count();
+        let also = if set > 0 { format!(", {set} set") } else { String::new() };
+        (added + removed + set > 0).then(|| format!("{added} added, {removed} removed{also}"))
     }
 }
 

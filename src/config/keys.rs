@@ -55,13 +55,15 @@ pub(super) const SERVER: Keys = Keys {
     now: &["name", "address", "weight", "max_connections", "connect_rate", "connect_burst", "backup"],
     later: &[],
 };
-pub(super) const OVERLAY: Keys = Keys { place: "the overlay", now: &["add", "remove"], later: &[] };
+pub(super) const OVERLAY: Keys = Keys { place: "the overlay", now: &["add", "remove", "set"], later: &[] };
 pub(super) const ADDED: Keys = Keys {
     place: "[[add]]",
     now: &["pool", "name", "address", "weight", "max_connections", "connect_rate", "connect_burst", "backup"],
     later: &[],
 };
 pub(super) const REMOVED: Keys = Keys { place: "[[remove]]", now: &["pool", "name", "address"], later: &[] };
+pub(super) const SET: Keys =
+    Keys { place: "[[set]]", now: &["pool", "name", "address", "state", "weight", "max_connections"], later: &[] };
 pub(super) const KEEPALIVE: Keys = Keys { place: "`keepalive`", now: &["idle", "interval", "count"], later: &[] };
 pub(super) const EJECT: Keys = Keys { place: "`eject`", now: &["failures", "for", "max_for"], later: &[] };
 pub(super) const CHECK: Keys = Keys {

@@ -1,4 +1,4 @@
-//! Servers that an operator has added and removed while the daemon runs, beside the file.
+//! Servers that an operator has added and removed, and what he has set of them, while the daemon runs, beside the file.
 //!
 //! ```text
 //! file ──▶ + what was persisted: the overlay, a file of its own ──▶ + what was not ──▶ what is in force
@@ -17,12 +17,17 @@ use toml::de::{DeTable, DeValue};
 use super::complaints::{At, Complaints, Located, quote};
 use super::draft::{Draft, PoolDraft, ServerDraft};
 use super::keys::{self, Keys};
+use super::ledger::Standing;
 use super::limits::{CONNECTIONS, FILE_BYTES_MAX, OVERLAY_MAX, SERVERS_MAX, WEIGHT};
 use super::plan::Address;
 use super::print::{connect_rate, string};
 use super::read::{Reader, Section, kind};
 use super::sections::Seen;
 use super::{pools, rules, syntax, value};
+
+mod set;
+
+pub use self::set::Setting;
 
 /// Looks variables of the environment up.
 type Environment<'e> = &'e dyn Fn(&str) -> Option<String>;
@@ -66,6 +71,8 @@ pub struct Overlay {
 struct Edits {
     removed: Vec<Removed>,
     added: Vec<Added>,
+    /// What is set of servers; only ever kept, for what is set for now is a tuning.
+    set: Vec<set::Entry>,
 }
 
 #[derive(Clone, Debug)]
@@ -278,7 +285,9 @@ impl Newcomer<'_> {
             max_connections: self.max_connections,
             connect_rate: None,
             backup: self.backup,
+            standing: Standing::Ready,
             overlaid: true,
+            set: None,
         })
     }
 }
@@ -380,6 +389,9 @@ impl Edits {
         for (table, at) in entries(reader, &root, "add") {
             edits.added.extend(added(reader, table, at));
         }
+        for (table, at) in entries(reader, &root, "set") {
+            edits.set.extend(set::Entry::read(reader, table, &at));
+        }
         Some(edits)
     }
 
@@ -432,6 +444,9 @@ impl Edits {
             let line = reader.complaints.line_of(other.name.at.start);
             reader.advise(at, message, format!("see line {line} there; take this [[add]] out of the overlay"));
         }
+        for entry in self.set {
+            entry.put(draft, reader);
+        }
         let crowded = draft.pools.iter().find(|pool| pool.servers.len() > SERVERS_MAX);
         if let Some(pool) = crowded {
             let message =
@@ -466,6 +481,7 @@ impl Edits {
     /// Makes sure that a server of the file, or of this, is no more.
     fn take_out(&mut self, file: &Draft, pool: &str, server: &ServerDraft) {
         self.added.retain(|added| !added.is(pool, &server.name.value));
+        self.set.retain(|entry| !entry.is(pool, &server.name.value));
         if servers_of(file, pool).any(|each| each.name.value == server.name.value && at_same(each, server))
             && !self.removed.iter().any(|removed| removed.is(pool, server))
         {
@@ -476,7 +492,7 @@ impl Edits {
     /// As the text of an overlay.
     fn text(&self) -> String {
         let mut out = String::from(
-            "# Servers that were added and removed while ringway ran, with --persist. Part of the configuration beside it.\n\
+            "# What was changed of servers while ringway ran, with --persist. Part of the configuration beside it.\n\
              # ringway writes this file anew; a change by hand holds from the next reload.\n",
         );
         for Removed { pool, name, address } in &self.removed {
@@ -496,6 +512,7 @@ impl Edits {
             }
             let _ = writeln!(out, "backup = {}", server.backup);
         }
+        self.set.iter().for_each(|entry| entry.write(&mut out));
         out
     }
 }

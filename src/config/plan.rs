@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::ledger::{ListenerLedger, PoolLedger, ServerLedger};
+use super::ledger::{ListenerLedger, PoolLedger, ServerLedger, Standing};
 
 use crate::base::bucket::Rate;
 pub use crate::base::limits::{SERVERS_MAX, WEIGHT_MAX, WORKERS_MAX};
@@ -549,6 +549,9 @@ pub struct Server {
     pub rate: Option<Rate>,
     /// Used only when no other server is usable.
     pub backup: bool,
+    /// Whether it gets sessions when it comes, or the configuration says something else than before; what holds now, its ledger
+    /// says.
+    pub standing: Standing,
     /// Its counts, kept over reloads while name and address stay.
     pub ledger: Arc<ServerLedger>,
 }

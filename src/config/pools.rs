@@ -8,6 +8,7 @@ use super::checks::care;
 use super::complaints::{At, Located, quote};
 use super::draft::{PoolDraft, ServerDraft};
 use super::keys;
+use super::ledger::Standing;
 use super::limits;
 use super::plan::{Address, ConnectRate, Keepalive, Kind, Policy, Queue, Terms};
 use super::read::{Reader, Section, Value, kind};
@@ -240,7 +241,9 @@ pub(super) fn server(
         max_connections: most.map_or(0, |most| most.value),
         connect_rate,
         backup: backup.unwrap_or(false),
+        standing: Standing::Ready,
         overlaid: false,
+        set: None,
     })
 }
 

@@ -6,7 +6,8 @@
 use std::fmt::Write as _;
 
 use super::checks::{print_check, print_eject};
-use super::draft::{Draft, PoolDraft};
+use super::draft::{Draft, PoolDraft, ServerDraft};
+use super::ledger::Standing;
 use super::plan::{ConnectRate, Engine, Keepalive, Kind, LogFormat, LogTarget, Per, Policy, Queue, Workers};
 use super::value::{duration_text, unexpanded};
 
@@ -95,8 +96,7 @@ fn write_pool(out: &mut String, pool: &PoolDraft) -> std::fmt::Result {
         if let Some(rate) = server.connect_rate {
             write!(out, ", connect_rate = {}, connect_burst = {}", connect_rate(rate), rate.burst)?;
         }
-        let origin = if server.overlaid { " # added by the overlay" } else { "" };
-        writeln!(out, ", backup = {} }},{origin}", server.backup)?;
+        writeln!(out, ", backup = {} }},{}", server.backup, origin(server))?;
     }
     for server in &pool.removed {
         let (name, address) = (&server.name.value, server.address.value.to_string());
@@ -123,6 +123,25 @@ fn write_pool(out: &mut String, pool: &PoolDraft) -> std::fmt::Result {
     writeln!(out, "eject = {}", print_eject(care.eject))?;
     writeln!(out, "fail_open = {}", care.fail_open)?;
     writeln!(out, "on_down = \"{}\"", care.on_down.name())
+}
+
+/// What of a server is not the file's.
+fn origin(server: &ServerDraft) -> String {
+    let mut text = String::from(if server.overlaid { " # added by the overlay" } else { "" });
+    let Some(before) = &server.set else { return text };
+    let mut set = Vec::new();
+    if server.standing != Standing::Ready {
+        set.push(format!("state {}", server.standing.word()));
+    }
+    if let Some(weight) = before.weight {
+        set.push(format!("weight (without it {weight})"));
+    }
+    if let Some(most) = before.max_connections {
+        let most = if most == 0 { "none".to_owned() } else { most.to_string() };
+        set.push(format!("max_connections (without it {most})"));
+    }
+    text.push_str(if text.is_empty() { " # set by the overlay: " } else { "; set by it: " });
+    text + &set.join(", ")
 }
 
 /// `connect_rate` as its value in the file.

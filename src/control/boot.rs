@@ -27,6 +27,7 @@ use super::fleet::{Crew, Fleet};
 use super::reload::Workshop;
 use super::roster;
 use super::source::Source;
+use super::steer;
 
 /// How long an address that is in use may take to become free: after a kill -9 the kernel lets go of sockets only when the
 /// last ring request on them has ended.
@@ -59,6 +60,7 @@ pub(super) fn boot(source: &Source, habits: &Habits) -> Result<Booted, Failure> 
     let workers = worker_count(draft.global().workers);
     let mut registry = Registry::new(workers);
     let plan = Arc::new(draft.compile(&mut registry, None));
+    steer::settle(&plan, None);
     let ceiling = Ceiling::raise(&plan, workers)?;
     let max_connections = ceiling.sessions(&plan)?;
     let become_whom = habits.privileges.then(|| identity(&plan)).transpose()?;

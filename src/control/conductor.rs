@@ -37,6 +37,7 @@ use super::shepherd::Shepherd;
 use super::shortage;
 use super::signals::{Signal, Signals};
 use super::source::{Source, read_overlay};
+use super::steer;
 use super::systemd;
 use super::watchdog;
 
@@ -369,6 +370,7 @@ impl Conductor {
         mention_absent(&self.log, scene.doors.iter().filter(|(door, _)| !known(door.id)));
         self.prober.adopt(&plan);
         self.ramps.adopt(&plan, &old.plan);
+        steer::settle(&plan, Some(&old.plan));
         self.fleet.publish(scene);
         self.workshop.doorman.forget(pairing.closed.iter());
         let closed = pairing.closed.iter().map(Arc::downgrade).collect();

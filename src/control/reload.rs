@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::diff::{Diff, diff};
 use crate::config::ledger::Registry;
-use crate::config::overlay::{self, Overlay, Sheet};
+use crate::config::overlay::{self, Overlay, Setting, Sheet};
 use crate::config::plan::Plan;
 use crate::config::tuning::{Tunings, Wish};
 use crate::config::{self, Draft, file};
@@ -149,6 +149,24 @@ impl Workshop {
         let (draft, overlay) = self.draft(name, &text, self.overlay.clone())?;
         let mut tunings = self.tunings.clone();
         tunings.set(&draft, pool, server, wish).map_err(Failure::Untunable)?;
+        self.prepare_draft(draft, overlay, tunings, text, running).await
+    }
+
+    /// Prepares the text in force, with something else kept of a server; what was set of it for now gives way.
+    pub(super) async fn persist(
+        &mut self,
+        (name, text): (&str, String),
+        (pool, server): (&str, &str),
+        setting: Setting,
+        running: &Scene,
+    ) -> Result<Prepared, Failure> {
+        let file = config::parse(name, &text, &file::environment)?;
+        let mut overlay = self.overlay.clone();
+        overlay.set(&file, (pool, server), setting, &file::environment).map_err(Failure::Untunable)?;
+        let (draft, overlay) = self.draft(name, &text, overlay)?;
+        let mut tunings = self.tunings.clone();
+        let Setting { weight, max_connections, .. } = setting;
+        tunings.set(&draft, pool, server, Wish { weight, max_connections }).map_err(Failure::Untunable)?;
         self.prepare_draft(draft, overlay, tunings, text, running).await
     }
 

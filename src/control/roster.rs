@@ -200,7 +200,8 @@ pub(super) fn make_home(directory: &Path, owner: Option<&Identity>) -> Option<Ev
         Ok(()) | Err(_) => hand_over(directory, owner),
     };
     let error = ready.err()?;
-    let message = format!("state_dir {}: {error}; `ringway server add --persist` will be refused", directory.display());
+    let message =
+        format!("state_dir {}: {error}; `ringway server` with `--persist` will be refused", directory.display());
     Some(Event::warn("state_dir", message))
 }
 

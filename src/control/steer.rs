@@ -3,12 +3,14 @@
 //! Its state is kept with the server's counters; its weight and limit beside the file (`config::tuning`). Both outlive
 //! reloads, but not the daemon.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::balance;
 use crate::config::ledger::Standing;
+use crate::config::overlay::Setting;
 use crate::config::plan::{Plan, Pool, Server};
 use crate::config::tuning::Wish;
 
@@ -38,9 +40,18 @@ pub struct ServerChange {
     /// At the end of that time those that are busy are ended, too.
     #[serde(default)]
     pub close: bool,
+    /// What is set of state, weight and limit is so after a restart, too.
+    #[serde(default)]
+    pub persist: bool,
 }
 
 impl ServerChange {
+    /// What of it is kept.
+    pub(super) fn setting(&self) -> Setting {
+        let Self { state, weight, max_connections, .. } = *self;
+        Setting { standing: state, weight, max_connections }
+    }
+
     /// Whether it makes sense.
     ///
     /// # Errors
@@ -140,6 +151,8 @@ pub struct ServerChanged {
     pub sessions: u64,
     /// No server of the pool takes sessions now.
     pub pool_is_down: bool,
+    /// The file that keeps what was set; `null`: the state holds until the daemon ends, the rest until the file says otherwise.
+    pub kept_in: Option<String>,
 }
 
 /// Whose sessions a change is about.
@@ -156,7 +169,7 @@ pub(super) fn owner(plan: &Plan, change: &ServerChange) -> Result<Owner, String>
 ///
 /// # Errors
 /// There is no such pool, or no such server in it; in words for whoever asked.
-fn find<'a>(plan: &'a Plan, change: &ServerChange) -> Result<(&'a Pool, &'a Server), String> {
+pub(super) fn find<'a>(plan: &'a Plan, change: &ServerChange) -> Result<(&'a Pool, &'a Server), String> {
     let pool = pool_of(plan, &change.pool)?;
     Ok((pool, server_of(pool, &change.server)?))
 }
@@ -206,7 +219,24 @@ pub(super) fn change(plan: &Plan, change: &ServerChange) -> Result<ServerChanged
         max_connections: server.max_connections.into(),
         sessions: server.ledger.active.load(std::sync::atomic::Ordering::Relaxed).into(),
         pool_is_down: !balance::is_usable(pool),
+        kept_in: None,
     })
+}
+
+/// Puts into force what a plan says of the states of its servers, where that is something else than `old` says: what an
+/// operator has said since holds.
+pub(super) fn settle(plan: &Plan, old: Option<&Plan>) {
+    let servers = |plan: &Plan| {
+        let servers = plan.pools.iter().flat_map(|pool| &pool.servers);
+        servers.map(|server| (Arc::as_ptr(&server.ledger), server.standing)).collect::<HashMap<_, _>>()
+    };
+    let before = old.map(servers).unwrap_or_default();
+    for server in plan.pools.iter().flat_map(|pool| &pool.servers) {
+        let before = before.get(&Arc::as_ptr(&server.ledger)).copied().unwrap_or(Standing::Ready);
+        if server.standing != before {
+            server.ledger.set_standing(server.standing);
+        }
+    }
 }
 
 /// Names that are shown when one is not among them.

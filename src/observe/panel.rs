@@ -190,6 +190,7 @@ pub(crate) mod tests {
             sockaddr: address.into(),
             weight: 1,
             weight_in_file: 1,
+            standing: crate::config::ledger::Standing::Ready,
             max_connections: 0,
             connect_rate: None,
             rate: None,

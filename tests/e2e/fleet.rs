@@ -162,6 +162,62 @@ fn what_is_persisted_outlives_the_daemon() {
 }
 
 #[test]
+fn what_is_set_of_a_server_may_outlive_the_daemon() {
+    let ground = Ground::new();
+    let (a, b) = (Server::named_echo(&ground, "a"), Server::named_echo(&ground, "b"));
+    let front = ground.address();
+    let config = one_pool(front, &[a.address(), b.address()], "");
+    let mut ringway = Ringway::start(&ground, &config);
+    let overlay = ringway.config().with_extension("overlay.toml");
+    // For now one thing, for good another: it gives way.
+    done(&ringway, &["server", "set", "pool/s1", "--weight", "7"]);
+    let said = done(&ringway, &["server", "set", "pool/s1", "--weight", "3", "--max-connections", "50", "--persist"]);
+    let kept = format!("pool/s1: kept in {}\n", overlay.display());
+    assert_eq!(said, format!("pool/s1: ready, weight 3, 0 sessions of at most 50\n{kept}"));
+    let said = done(&ringway, &["server", "set", "pool/s0", "--state", "drain", "--persist"]);
+    assert!(said.starts_with("pool/s0: drain (was ready), weight 1") && said.contains("kept in"), "{said}");
+    assert_eq!(answers(front, 6), "b");
+    let printed = done(&ringway, &["check", "--print"]);
+    assert!(printed.contains("# set by the overlay: state drain\n"), "{printed}");
+    assert!(printed.contains("weight (without it 1), max_connections (without it none)"), "{printed}");
+    assert!(done(&ringway, &["check"]).contains("0 added, 0 removed, 2 set by "));
+    assert!(!planned(&ringway).contains("server"), "{}", planned(&ringway));
+
+    ringway.kill_and_start_again();
+    assert_eq!(answers(front, 6), "b", "it boots with it");
+    let said = done(&ringway, &["server", "set", "pool/s1", "--state", "ready"]);
+    assert_eq!(said, "pool/s1: ready, weight 3, 0 sessions of at most 50\n");
+    // What is said for now outlives a reload, and no restart.
+    done(&ringway, &["server", "set", "pool/s0", "--state", "ready"]);
+    assert!(done(&ringway, &["reload"]).contains("nothing changed"));
+    assert_eq!(answers(front, 8), "ab");
+    ringway.kill_and_start_again();
+    assert_eq!(answers(front, 6), "b");
+    // Whoever changes the overlay by hand, or goes back, means it.
+    let text = fs::read_to_string(&overlay).expect("written");
+    fs::write(&overlay, text.replace("state = \"drain\"\n", "weight = 2\n")).expect("own file");
+    let said = done(&ringway, &["reload"]);
+    assert!(said.contains("state drain → ready"), "{said}");
+    assert_eq!(answers(front, 8), "ab");
+    done(&ringway, &["rollback"]);
+    assert_eq!(answers(front, 6), "b");
+    done(&ringway, &["reload"]);
+    let (code, said) = verb(&ringway, &["server", "set", "pool/s0", "--weight", "0", "--persist"]);
+    assert_eq!(code, 0, "{said}");
+    let (code, said) = verb(&ringway, &["server", "set", "pool/s1", "--weight", "0", "--persist"]);
+    assert!(code == 1 && said.contains("weight"), "{said}");
+    assert_eq!(answers(front, 6), "b", "nothing has changed");
+
+    let address = a.address().to_string();
+    done(&ringway, &["server", "remove", "pool/s0"]);
+    done(&ringway, &["server", "add", "pool/now", "--address", &address]);
+    let (code, said) = verb(&ringway, &["server", "set", "pool/now", "--state", "drain", "--persist"]);
+    assert!(code == 1 && said.contains("only for now"), "{said}");
+    assert_eq!(answers(front, 8), "ab");
+    ringway.end_well();
+}
+
+#[test]
 fn a_daemon_without_root_keeps_it_where_it_may() {
     need_root();
     let ground = Ground::new();

@@ -1,6 +1,6 @@
 //! What operators ask of a conductor, one function a wish.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::dataplane::roll::{Roll, Task, Whose};
@@ -35,17 +35,28 @@ impl Conductor {
         self.audit("server", by);
         let commons = Arc::clone(&self.board.panel.commons);
         let owner = steer::owner(&commons.scene.load().plan, change).map_err(Refused::NotFound)?;
+        let was = steer::find(&commons.scene.load().plan, change).map_err(Refused::NotFound)?.1.ledger.standing();
         if change.over.is_some() {
             self.shepherd.admit(&owner).map_err(Refused::Unfit)?;
         }
-        if let Some(wish) = change.wish() {
-            let (running, text) = (commons.scene.load_full(), self.board.text.load().to_string());
-            let whom = (&*change.pool, &*change.server);
-            let prepared = self.workshop.retune((&self.source.name(), text), whom, wish, &running).await;
-            let prepared = prepared.map_err(|failure| Refused::Unfit(failure.to_string().trim_end().to_owned()))?;
+        let (running, text) = (commons.scene.load_full(), self.board.text.load().to_string());
+        let whom = (&*change.pool, &*change.server);
+        let mut kept_in = None;
+        if change.persist {
+            let path = self.place_to_keep()?;
+            let setting = change.setting();
+            let prepared = self.workshop.persist((&self.source.name(), text), whom, setting, &running).await;
+            let prepared = prepared.map_err(unfit)?;
+            self.keep(&path, &prepared.overlay.kept).await.map_err(Refused::Unfit)?;
             self.apply(prepared);
+            kept_in = Some(path.display().to_string());
+        } else if let Some(wish) = change.wish() {
+            let prepared = self.workshop.retune((&self.source.name(), text), whom, wish, &running).await;
+            self.apply(prepared.map_err(unfit)?);
         }
+        // What is kept of the state is in force already.
         let changed = steer::change(&commons.scene.load().plan, change).map_err(Refused::NotFound)?;
+        let changed = ServerChanged { was, kept_in, ..changed };
         let message = format!("the server is {} (was {})", changed.state.word(), changed.was.word());
         let event = Event::info("server", message).with("pool", &*change.pool).with("server", &*change.server);
         self.log.say(event.with("sessions", changed.sessions));
@@ -101,19 +112,22 @@ impl Conductor {
         let running = self.board.panel.commons.scene.load_full();
         let sessions = steer::sessions_of(&running.plan, edit.whom(), matches!(edit, Edit::Remove(_)));
         let sessions = sessions.map_err(Refused::NotFound)?;
-        let path = self.workshop.overlay_path.clone().filter(|_| edit.persist());
-        if edit.persist() && path.is_none() {
-            return Err(Refused::Unfit("this daemon has no file beside which that could be kept".into()));
-        }
+        let path = edit.persist().then(|| self.place_to_keep()).transpose()?;
         let text = self.board.text.load().to_string();
         let prepared = self.workshop.edit((&self.source.name(), text), edit, &running).await;
-        let prepared = prepared.map_err(|failure| Refused::Unfit(failure.to_string().trim_end().to_owned()))?;
+        let prepared = prepared.map_err(unfit)?;
         if let Some(path) = &path {
             self.keep(path, &prepared.overlay.kept).await.map_err(Refused::Unfit)?;
         }
         let (answer, _) = self.apply(prepared);
         let kept_in = path.map(|path| path.display().to_string());
         Ok(Edited { generation: answer.generation, changes: answer.changes, sessions, kept_in })
+    }
+
+    /// The file that keeps what is to last.
+    fn place_to_keep(&self) -> Result<PathBuf, Refused> {
+        let none = || Refused::Unfit("this daemon has no file beside which that could be kept".into());
+        self.workshop.overlay_path.clone().ok_or_else(none)
     }
 
     /// Writes the overlay, unless somebody else has.
@@ -143,4 +157,8 @@ impl Conductor {
             None => reply(self.refuse(&Failure::NoEarlier)),
         }
     }
+}
+
+fn unfit(failure: Failure) -> Refused {
+    Refused::Unfit(failure.to_string().trim_end().to_owned())
 }
