@@ -129,16 +129,16 @@ impl Shard {
 
     /// How long the worker may wait, in nanoseconds; `None`: until something happens.
     pub fn patience_ns(&self, now: u64) -> Option<u64> {
-        let evictions = self.next_eviction_ns().into_iter().chain(self.next_exodus_ns()).min();
+        let orders = self.next_eviction_ns().into_iter().chain(self.next_exodus_ns()).min();
         let works = !self.runnable.is_empty() || self.called || !self.rolls.is_empty();
-        if works || evictions.is_some_and(|due_ns| due_ns <= now) {
+        if works || orders.is_some_and(|due_ns| due_ns <= now) {
             return Some(0);
         }
         let timers = self.wheel.next_ns();
         let doors = self.next_door_ns();
         let visits = self.visits.front().map(|visit| visit.due_ns);
         let looks = self.next_look_ns();
-        let next = timers.into_iter().chain(evictions).chain(doors).chain(visits).chain(looks).min()?;
+        let next = timers.into_iter().chain(orders).chain(doors).chain(visits).chain(looks).min()?;
         Some(next.saturating_sub(now).max(1))
     }
 

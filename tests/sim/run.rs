@@ -150,7 +150,7 @@ impl Run {
             let at = self.world.now + self.world.haste.below(span);
             self.world.schedule(at, Errand::Roll);
         }
-        if !self.world.classic && self.world.march.chance(250) {
+        if !self.world.classic && self.world.march.chance(700) {
             self.schedule_march(span);
         }
         if abrupt {
@@ -166,8 +166,8 @@ impl Run {
         let begin = self.world.now + self.world.march.below(span);
         self.world.schedule(begin, Errand::March(Step::Begin));
         let mut at = begin;
-        for _ in 0..self.world.march.range(1, 6) {
-            at += self.world.march.size(200 * MS);
+        for _ in 0..self.world.march.range(4, 24) {
+            at += self.world.march.size(100 * MS);
             self.world.schedule(at, Errand::March(Step::More));
         }
         if self.world.march.chance(300) {
