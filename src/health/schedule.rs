@@ -9,8 +9,8 @@ const STAGGER_NS: u64 = 2_000_000;
 const JITTER: u64 = 10;
 
 /// Checks begin at multiples of this, in nanoseconds, where chance leaves the choice: those that begin together wake the
-/// thread once.
-const BEAT_NS: u64 = 20_000_000;
+/// thread once, and the second of them finds in the caches what the first has brought there.
+const BEAT_NS: u64 = 50_000_000;
 
 /// How long the first check of server `index` of `count` waits, in nanoseconds.
 pub fn first_delay_ns(index: usize, count: usize, interval_ms: u32) -> u64 {
@@ -47,8 +47,8 @@ mod tests {
     #[test]
     fn a_thousand_checks_never_fire_together() {
         const SECOND: u64 = 1_000_000_000;
-        // Begun in each beat, over a minute: of a thousand servers, each every two seconds, they are 10.
-        let mut begun = vec![0_u32; 3_000];
+        // Begun in each beat, over a minute: of a thousand servers, each every two seconds, they are 25.
+        let mut begun = vec![0_u32; 1_200];
         for server in 0..1_000 {
             let mut at = first_delay_ns(server, 1_000, 2_000);
             let mut random = mix(server as u64);
@@ -59,7 +59,7 @@ mod tests {
             }
         }
         let most = begun.iter().max().copied();
-        assert!(most <= Some(30), "{most:?} in one beat");
+        assert!(most <= Some(50), "{most:?} in one beat");
         let total: u32 = begun.iter().sum();
         assert!((29_000..=31_500).contains(&total), "{total}");
     }
