@@ -2,6 +2,7 @@
 
 pub mod browser;
 pub mod certificates;
+pub mod cluster;
 pub mod engine;
 pub mod facts;
 pub mod ground;
