@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::client::{ClientError, Target, print};
+use super::client::{ClientError, Target, many, print};
 use super::exit;
 use crate::control::span::Span;
 use crate::control::steer::{Drain, Drained};
@@ -51,10 +51,15 @@ fn drain(verb: &DrainVerb) -> Result<(), ClientError> {
     let Drained { ready, sessions } = serde_json::from_str(&body).map_err(|error| ClientError::strange(&error))?;
     let state = if ready { "ready" } else { "not ready" };
     print(&match verb.over {
-        Some(over) => format!("{state}; {sessions} sessions: {}\n", fate(over, verb.close)),
-        None => format!("{state}; {sessions} sessions go on\n"),
+        Some(over) => format!("{state}; {}: {}\n", many(sessions, "session"), fate(over, verb.close)),
+        None => format!("{state}; {}\n", going_on(sessions)),
     });
     Ok(())
+}
+
+/// `1 session goes on`, `2 sessions go on`.
+pub(super) fn going_on(sessions: u64) -> String {
+    format!("{} {}", many(sessions, "session"), if sessions == 1 { "goes on" } else { "go on" })
 }
 
 /// What becomes of sessions that are ended over a time.

@@ -64,7 +64,7 @@ enum Verb {
     Reload(reload::Reload),
     /// Go back to the configuration before the last reload.
     Rollback(reload::Rollback),
-    /// Take a server out of service, or put it back.
+    /// Take servers out of service, put them back, add and remove some.
     Server(server::Server),
     /// Have traffic go to another node, or come again.
     Drain(drain::DrainVerb),

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::client::{ClientError, Target, print};
+use super::client::{ClientError, Target, many, print};
 use super::exit;
 use crate::control::evener::{Rebalance, Rebalanced};
 use crate::control::span::Span;
@@ -61,16 +61,19 @@ fn told(verb: &RebalanceVerb, answer: &Rebalanced) -> String {
     let mut text = String::new();
     for server in servers {
         let role = server.role.as_ref().map_or_else(String::new, |role| format!(" ({role})"));
-        text.push_str(&format!("{pool}/{}{role}: {} sessions, share {}", server.server, server.sessions, server.share));
+        let sessions = many(server.sessions, "session");
+        text.push_str(&format!("{pool}/{}{role}: {sessions}, share {}", server.server, server.share));
         if server.excess > 0 {
             text.push_str(&format!(", {} too many ({} of all are idle now)", server.excess, server.idle));
         }
         text.push('\n');
     }
+    let sessions = many(*excess, "session");
     text.push_str(&match (excess, verb.dry_run) {
         (0, _) => format!("{pool}: nothing to even out\n"),
-        (_, true) => format!("{pool}: {excess} sessions would be ended, those that are idle, over {}\n", verb.over),
-        (_, false) => format!("{pool}: {excess} sessions are ended, those that are idle, over {}\n", verb.over),
+        (_, true) => format!("{pool}: {sessions} would be ended, if idle, over {}\n", verb.over),
+        (1, false) => format!("{pool}: {sessions} is ended, if idle, over {}\n", verb.over),
+        (_, false) => format!("{pool}: {sessions} are ended, if idle, over {}\n", verb.over),
     });
     text
 }

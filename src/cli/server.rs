@@ -1,4 +1,4 @@
-//! `ringway server`: takes a server of a running daemon out of service, and puts it back.
+//! `ringway server`: takes a server of a running daemon out of service, puts it back, adds and removes some.
 
 use std::process::ExitCode;
 use std::thread::sleep;
@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::client::{ClientError, Target, print};
-use super::drain::fate;
+use super::client::{ClientError, Target, many, print};
+use super::drain::{fate, going_on};
 use super::exit;
 use crate::config::ledger::Standing;
 use crate::control::roster::{Edited, ServerAdd, ServerRemove};
@@ -18,7 +18,7 @@ use crate::observe::status::Status;
 /// How often `--wait` looks.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Changes a server of a running daemon.
+/// Adds, removes and changes servers of a running daemon.
 #[derive(Debug, clap::Args)]
 pub struct Server {
     #[command(subcommand)]
@@ -174,7 +174,7 @@ fn edit(how: &How, path: &str, wish: &impl Serialize) -> Result<u8, ClientError>
     let edited: Edited = serde_json::from_str(&body).map_err(|error| ClientError::strange(&error))?;
     let mut text: String = edited.changes.iter().map(|line| format!("{line}\n")).collect();
     if edited.sessions > 0 {
-        text.push_str(&format!("{} sessions go on\n", edited.sessions));
+        text.push_str(&format!("{}\n", going_on(edited.sessions)));
     }
     text.push_str(&match edited.kept_in {
         Some(path) => format!("configuration {} is in force, kept in {path}\n", edited.generation),
@@ -212,7 +212,8 @@ fn change(set: &Set) -> Result<u8, ClientError> {
     let (pool, server) = &set.server;
     let was = if was == state { String::new() } else { format!(" (was {})", was.word()) };
     let most = if max_connections > 0 { format!(" of at most {max_connections}") } else { String::new() };
-    print(&format!("{pool}/{server}: {}{was}, weight {weight}, {sessions} sessions{most}\n", state.word()));
+    let sessions = many(sessions, "session");
+    print(&format!("{pool}/{server}: {}{was}, weight {weight}, {sessions}{most}\n", state.word()));
     if let Some(path) = kept_in {
         print(&format!("{pool}/{server}: kept in {path}\n"));
     }
@@ -240,7 +241,7 @@ fn wait(set: &Set) -> Result<u8, ClientError> {
                 return Ok(exit::OK);
             }
             left if start.elapsed() >= Duration::from_secs(set.timeout) => {
-                eprintln!("ringway: {pool}/{server} still has {left} sessions after {} s", set.timeout);
+                eprintln!("ringway: {pool}/{server} still has {} after {} s", many(left, "session"), set.timeout);
                 return Ok(exit::FAILURE);
             }
             _ => sleep(LOOK),

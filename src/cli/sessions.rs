@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::client::{ClientError, Target, print};
+use super::client::{ClientError, Target, many, print};
 use super::exit;
 use crate::control::sessions::{Kill, Killed, SessionStatus, Sessions, network};
 
@@ -94,7 +94,7 @@ fn table(answer: &Sessions) -> String {
     let shown = answer.sessions.len() as u64;
     text + &match answer.found {
         found if found > shown => format!("{shown} of {found} sessions; --limit shows more, and --json all of each\n"),
-        found => format!("{found} sessions\n"),
+        found => format!("{}\n", many(found, "session")),
     }
 }
 

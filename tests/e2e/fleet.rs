@@ -59,7 +59,7 @@ fn a_server_is_added_and_removed_without_losing_a_session() {
 
     // One of the file goes, and its sessions go on.
     let said = done(&ringway, &["server", "remove", "pool/s0"]);
-    assert!(said.contains("- server pool/s0") && said.contains("1 sessions go on"), "{said}");
+    assert!(said.contains("- server pool/s0") && said.contains("1 session goes on"), "{said}");
     assert_eq!(answers(front, 4), "b");
     exchange(&mut old, b"x").expect("it goes on");
     let (code, said) = verb(&ringway, &["server", "remove", "pool/new"]);
@@ -260,7 +260,7 @@ fn a_node_that_drains_says_so_and_turns_nobody_away() {
     let mut old = connect(front);
     read_exactly(&mut old, 1).expect("a name");
     assert_eq!((ringway.page("/readyz").0, ringway.metric("ringway_ready", &[])), (200, 1.0));
-    assert_eq!(done(&ringway, &["drain"]), "not ready; 1 sessions go on\n");
+    assert_eq!(done(&ringway, &["drain"]), "not ready; 1 session goes on\n");
     assert_eq!((ringway.page("/readyz").0, ringway.page("/livez").0), (503, 200));
     assert_eq!(ringway.metric("ringway_ready", &[]), 0.0);
     assert_eq!((verb(&ringway, &["health", "--ready"]).0, verb(&ringway, &["health", "--live"]).0), (1, 0));
@@ -270,7 +270,7 @@ fn a_node_that_drains_says_so_and_turns_nobody_away() {
     assert_eq!(answers(front, 2), "a", "who comes is served");
     ringway.reload_with(&(config + "\n# the same\n"));
     assert_eq!(ringway.page("/readyz").0, 503, "a reload has no opinion");
-    assert_eq!(done(&ringway, &["drain", "--undo"]), "ready; 1 sessions go on\n");
+    assert_eq!(done(&ringway, &["drain", "--undo"]), "ready; 1 session goes on\n");
     assert_eq!((ringway.page("/readyz").0, verb(&ringway, &["health", "--ready"]).0), (200, 0));
     done(&ringway, &["drain"]);
     drop(old);

@@ -149,7 +149,7 @@ fn a_pool_is_brought_into_balance() {
         "pool/s0: 10 sessions, share 7, 3 too many (10 of all are idle now)\n\
          pool/s1: 10 sessions, share 7, 3 too many (10 of all are idle now)\n\
          pool/s2: 0 sessions, share 7\n\
-         pool: 6 sessions would be ended, those that are idle, over 2s\n"
+         pool: 6 sessions would be ended, if idle, over 2s\n"
     );
     // It goes on only as long as it makes sense, and until it is stopped.
     done(&ringway, &["rebalance", "pool", "--for", "1h"]);
@@ -163,7 +163,7 @@ fn a_pool_is_brought_into_balance() {
 
     let begun = Instant::now();
     let said = done(&ringway, &["rebalance", "pool", "--for", "2s"]);
-    assert!(said.ends_with("pool: 6 sessions are ended, those that are idle, over 2s\n"), "{said}");
+    assert!(said.ends_with("pool: 6 sessions are ended, if idle, over 2s\n"), "{said}");
     ringway.await_metric("ringway_sessions_ended_total", &[("reason", "moved")], |ended| ended == 6.0);
     assert!(begun.elapsed() >= Duration::from_secs(1), "one after the other: {:?}", begun.elapsed());
     await_event(&ringway, "6 of 6 sessions were ended");

@@ -40,13 +40,13 @@ fn a_server_is_drained_and_comes_back() {
     }
 
     let (code, said) = verb(&ringway, &["server", "set", "pool/s0", "--state", "drain"]);
-    assert_eq!((code, said.as_str()), (0, "pool/s0: drain (was ready), weight 1, 1 sessions\n"));
+    assert_eq!((code, said.as_str()), (0, "pool/s0: drain (was ready), weight 1, 1 session\n"));
     assert_eq!(answers(front, 6), names(&["b"]), "no newcomer gets the one that drains");
     for client in &mut clients {
         exchange(client, b"x").expect("sessions go on");
     }
     let (code, said) = verb(&ringway, &["server", "set", "pool/s0", "--state", "maint", "--wait", "--timeout", "1"]);
-    assert!(code == 1 && said.contains("still has 1 sessions after 1 s"), "{said}");
+    assert!(code == 1 && said.contains("still has 1 session after 1 s"), "{said}");
     let status: Value = serde_json::from_str(&verb(&ringway, &["status", "--json"]).1).expect("JSON");
     assert_eq!(status["pools"][0]["servers"][0]["state"], "maint", "{status}");
 
