@@ -49,12 +49,55 @@ impl Census {
     /// Counts a session that has a server.
     pub(super) fn count(&self, session: &Session) {
         let Some(server) = session.chosen() else { return };
-        let Some((place, _)) = self.places.get(&Arc::as_ptr(&server.ledger).addr()) else { return };
-        let Some(wish) = self.wishes.iter().position(|wish| *wish == session.listener.role) else { return };
+        let is_idle = session.phase == Phase::Relaying && session.is_idle();
+        self.add(&server.ledger, session.listener.role, is_idle);
+    }
+
+    fn add(&self, server: &Arc<ServerLedger>, wish: Option<RoleWish>, is_idle: bool) {
+        let Some((place, _)) = self.places.get(&Arc::as_ptr(server).addr()) else { return };
+        let Some(wish) = self.wishes.iter().position(|known| *known == wish) else { return };
         let count = &self.counts[place * self.wishes.len() + wish];
         count.held.fetch_add(1, Ordering::Relaxed);
-        if session.phase == Phase::Relaying && session.is_idle() {
-            count.idle.fetch_add(1, Ordering::Relaxed);
+        count.idle.fetch_add(u64::from(is_idle), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ledger::Registry;
+    use crate::config::plan::ServerRole;
+
+    fn pool(addresses: &str) -> Arc<Pool> {
+        let servers: String =
+            addresses.chars().map(|n| format!("{{ name = 's{n}', address = '127.0.0.{n}:3306' }},")).collect();
+        let text = format!("[listeners.l]\nbind = '127.0.0.1:80'\npool = 'p'\n[pools.p]\nservers = [{servers}]\n");
+        let draft = crate::config::parse("test", &text, &|_| None).unwrap_or_else(|complaints| panic!("{complaints}"));
+        Arc::clone(&draft.compile(&mut Registry::new(1), None).pools[0])
+    }
+
+    #[test]
+    fn each_server_has_a_count_for_each_wish() {
+        let (pool, elsewhere) = (pool("12"), pool("3"));
+        let wish = |role, fallback| Some(RoleWish { role, fallback });
+        let (write, read) = (wish(ServerRole::Primary, false), wish(ServerRole::Replica, false));
+        let census = Census::new(&pool, &[write, read]);
+        let [first, second] = [0, 1].map(|index: usize| &pool.servers[index].ledger);
+        for (server, wish, is_idle) in [
+            (first, write, true),
+            (first, write, false),
+            (first, read, false),
+            (second, read, true),
+            (second, read, true),
+            // Of none of these wishes, and of another pool: they are nobody's here.
+            (second, wish(ServerRole::Replica, true), true),
+            (second, None, true),
+            (&elsewhere.servers[0].ledger, write, true),
+        ] {
+            census.add(server, wish, is_idle);
         }
+        assert_eq!(census.of(0), (vec![2, 0], vec![1, 0]));
+        assert_eq!(census.of(1), (vec![1, 2], vec![0, 2]));
+        assert_eq!(Census::new(&pool, &[]).of(0), (vec![], vec![]), "a pool that no listener leads to");
     }
 }

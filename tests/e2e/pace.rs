@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::harness::cluster::{Client, Cluster, await_roles};
 use crate::harness::facts::{await_that, lines_of};
 use crate::harness::ground::Ground;
 use crate::harness::peers::{Server, connect, end_of, exchange, read_exactly};
@@ -219,4 +220,67 @@ fn who_is_busy_is_not_moved() {
     drop((idle, clients));
     ringway.settles();
     ringway.end_well();
+}
+
+/// Readers of a replica that went away sit on the other when it is back, and are brought into balance; writers, who are more
+/// than anybody's share of the pool would be, stay where writes are taken.
+#[test]
+fn readers_are_evened_out_and_writers_stay() {
+    let ground = Ground::new();
+    let mut cluster = Cluster::start(&ground);
+    let ringway = Ringway::start(&ground, &cluster.config(&ground, "role_grace = \"1s\"", ""));
+    await_roles(&ringway, ["primary", "replica", "replica"]);
+    let (write, read) = (cluster.write, cluster.read);
+    let client = |port| Client::connect(port).and_then(|mut client| Ok((client.server()?, client))).expect("a server");
+    let mut writers: Vec<_> = (0..12).map(|_| client(write)).collect();
+    let mut readers: Vec<_> = (0..8).map(|_| client(read)).collect();
+    assert!(writers.iter().all(|(id, _)| *id == 1));
+    assert_eq!(on_each(&readers), [0, 4, 4]);
+
+    // One replica dies: its readers come back, to the other.
+    cluster.servers[2].crash();
+    assert_eq!(come_back(&mut readers, read), 4);
+    assert_eq!(on_each(&readers), [0, 8, 0]);
+    cluster.servers[2].start_again();
+    await_roles(&ringway, ["primary", "replica", "replica"]);
+    ringway.await_metric("ringway_server_state", &[("server", "db3"), ("state", "up")], |is| is == 1.0);
+
+    let shown = "db/db2 (replica): 8 sessions, share 4, 4 too many (8 of all are idle now)\n\
+         db/db3 (replica): 0 sessions, share 4\n\
+         db/db1 (primary): 12 sessions, share 12\n";
+    let said = done(&ringway, &["rebalance", "db", "--dry-run"]);
+    assert_eq!(said, format!("{shown}db: 4 sessions would be ended, if idle, over 1m\n"));
+    let said = done(&ringway, &["rebalance", "db", "--for", "1s"]);
+    assert_eq!(said, format!("{shown}db: 4 sessions are ended, if idle, over 1s\n"));
+    await_event(&ringway, "4 of 4 sessions were ended");
+    assert_eq!(come_back(&mut readers, read), 4);
+    assert_eq!(on_each(&readers), [0, 4, 4]);
+    assert_eq!(come_back(&mut writers, write), 0, "a writer had to come back");
+    assert_eq!(ringway.ended("moved"), 4.0);
+    assert!(ringway.records().iter().all(|record| record["reason"] != "moved" || record["server"] == "db2"));
+    let said = done(&ringway, &["rebalance", "db"]);
+    assert!(said.ends_with("db: nothing to even out\n"), "{said}");
+    drop((readers, writers));
+    ringway.end_well();
+}
+
+/// How many are on each of three servers.
+fn on_each(clients: &[(usize, Client)]) -> [usize; 3] {
+    [1, 2, 3].map(|n| clients.iter().filter(|(id, _)| *id == n).count())
+}
+
+/// Those whose session has ended connect again; how many.
+fn come_back(clients: &mut [(usize, Client)], port: SocketAddr) -> usize {
+    let mut count = 0;
+    for place in clients {
+        match place.1.server() {
+            Ok(id) => assert_eq!(id, place.0, "a session stays where it is"),
+            Err(_) => {
+                let mut client = Client::connect(port).expect("a server");
+                *place = (client.server().expect("a server"), client);
+                count += 1;
+            }
+        }
+    }
+    count
 }
