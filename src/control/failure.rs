@@ -79,8 +79,8 @@ pub enum Failure {
     /// What was to be set of a server cannot be.
     #[error("{0}")]
     Untunable(String),
-    /// There was no reload yet.
-    #[error("there is no earlier configuration to go back to: nothing was reloaded since the start")]
+    /// No reload has changed anything yet.
+    #[error("there is no earlier configuration to go back to: no reload has changed anything since the start")]
     NoEarlier,
     /// No more is taken up: the daemon is on its way out.
     #[error("the daemon is stopping")]

@@ -223,6 +223,8 @@ fn a_reload_is_taken_back() {
     let ringway = Ringway::start(&ground, &first);
     let (code, said) = verb(&ringway, &["rollback"]);
     assert!(code == 1 && said.contains("no earlier configuration"), "{said}");
+    // No configuration was refused, and nobody is told so.
+    assert_eq!(ringway.metric("ringway_config_last_reload_successful", &[]), 1.0);
 
     ringway.reload_with(&one_pool(front, &[b.address()], ""));
     assert_eq!(answers(front, 2), names(&["b"]));

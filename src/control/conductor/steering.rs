@@ -11,6 +11,7 @@ use crate::control::admin::{Peer, Reply, RollReply};
 use crate::control::evener::{self, Rebalance};
 use crate::control::failure::Failure;
 use crate::control::fleet::Word;
+use crate::control::reload::Answer;
 use crate::control::roster::{self, Edit, Edited};
 use crate::control::shepherd::{Owner, Way};
 use crate::control::source::read_overlay;
@@ -154,7 +155,11 @@ impl Conductor {
         self.audit("rollback", by);
         match &self.before {
             Some(before) => wishes.add(Some(before.clone()), false, reply),
-            None => reply(self.refuse(&Failure::NoEarlier)),
+            None => {
+                // No configuration was refused, so nobody is to be alarmed that one was.
+                let generation = self.board.panel.commons.scene.load().plan.generation;
+                reply(Answer::refused(generation, &Failure::NoEarlier));
+            }
         }
     }
 }
