@@ -155,6 +155,25 @@ pub struct ServerChanged {
     pub kept_in: Option<String>,
 }
 
+impl ServerChanged {
+    /// What was set, in words for the log.
+    pub(super) fn told(&self, change: &ServerChange) -> String {
+        let mut words = Vec::new();
+        if change.state.is_some() {
+            words.push(format!("{} (was {})", self.state.word(), self.was.word()));
+        }
+        if change.weight.is_some() {
+            words.push(format!("weight {}", self.weight));
+        }
+        match (change.max_connections, self.max_connections) {
+            (None, _) => {}
+            (Some(_), 0) => words.push("no max_connections".into()),
+            (Some(_), most) => words.push(format!("max_connections {most}")),
+        }
+        words.join(", ")
+    }
+}
+
 /// Whose sessions a change is about.
 ///
 /// # Errors
@@ -273,6 +292,18 @@ mod tests {
         assert!(changed.pool_is_down, "that was the last");
         let changed = change(&plan, &wish("web", "a", Standing::Ready)).expect("there");
         assert_eq!((changed.was, changed.pool_is_down), (Standing::Drain, false));
+    }
+
+    #[test]
+    fn what_was_set_is_told() {
+        let plan = plan();
+        let mut wish = wish("web", "a", Standing::Drain);
+        let told = |wish: &ServerChange| change(&plan, wish).expect("there").told(wish);
+        assert_eq!(told(&wish), "drain (was ready)");
+        (wish.weight, wish.max_connections) = (Some(1), Some(0));
+        assert_eq!(told(&wish), "drain (was drain), weight 1, no max_connections");
+        (wish.state, wish.max_connections) = (None, None);
+        assert_eq!(told(&wish), "weight 1");
     }
 
     #[test]

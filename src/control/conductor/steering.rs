@@ -58,7 +58,7 @@ impl Conductor {
         // What is kept of the state is in force already.
         let changed = steer::change(&commons.scene.load().plan, change).map_err(Refused::NotFound)?;
         let changed = ServerChanged { was, kept_in, ..changed };
-        let message = format!("the server is {} (was {})", changed.state.word(), changed.was.word());
+        let message = format!("server {} of pool {} is set to {}", change.server, change.pool, changed.told(change));
         let event = Event::info("server", message).with("pool", &*change.pool).with("server", &*change.server);
         self.log.say(event.with("sessions", changed.sessions));
         if change.state.is_some() {
