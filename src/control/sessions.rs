@@ -4,7 +4,9 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::steer::{no_such, pool_of, server_of};
 use crate::base::limits::{KILLS_MAX, ROLL_MAX};
+use crate::config::plan::Plan;
 use crate::dataplane::record::{session_name, session_number};
 use crate::dataplane::roll::{Called, Row, Whose};
 
@@ -103,6 +105,23 @@ pub fn network(text: &str) -> Result<(IpAddr, u8), String> {
         return Err(wrong());
     }
     Ok((address, bits))
+}
+
+/// Whether there are a listener and a server of these names. Asked when nobody was found: what has gone may have sessions yet.
+///
+/// # Errors
+/// There are none; in words for whoever asked.
+pub(super) fn exist(whose: &Whose, plan: &Plan) -> Result<(), String> {
+    if let Some(name) = &whose.listener
+        && !plan.listeners.iter().any(|listener| *listener.name == **name)
+    {
+        let names: Vec<&str> = plan.listeners.iter().map(|listener| &*listener.name).collect();
+        return Err(no_such("listener", name, &names));
+    }
+    match &whose.server {
+        Some((pool, server)) => server_of(pool_of(plan, pool)?, server).map(drop),
+        None => Ok(()),
+    }
 }
 
 /// What the workers called out.

@@ -203,7 +203,11 @@ pub(super) fn pool_of<'a>(plan: &'a Plan, name: &str) -> Result<&'a Arc<Pool>, S
     found.ok_or_else(|| no_such("pool", name, &names()))
 }
 
-fn server_of<'a>(pool: &'a Pool, name: &str) -> Result<&'a Server, String> {
+/// The server of that name.
+///
+/// # Errors
+/// There is none; in words for whoever asked.
+pub(super) fn server_of<'a>(pool: &'a Pool, name: &str) -> Result<&'a Server, String> {
     let names = || pool.servers.iter().map(|server| &*server.name).collect::<Vec<_>>();
     let found = pool.servers.iter().find(|server| *server.name == *name);
     found.ok_or_else(|| no_such(&format!("server in pool \"{}\"", pool.name), name, &names()))

@@ -144,7 +144,14 @@ fn sessions_are_listed_and_killed() {
     assert_eq!(listed(&["--server", "pool/s0"])["found"], 20);
     assert_eq!(listed(&["--source", "127.0.0.0/8", "--limit", "3"])["sessions"].as_array().map(Vec::len), Some(3));
     assert_eq!(listed(&["--source", "10.0.0.0/8"])["found"], 0);
-    assert_eq!(listed(&["--listener", "other"])["found"], 0);
+    for (words, part) in [
+        (["--listener", "other"], "no listener named \"other\"; there are \"front\""),
+        (["--server", "pool/s2"], "no server in pool \"pool\" named \"s2\"; there are \"s0\", \"s1\""),
+        (["--server", "pol/s0"], "no pool named \"pol\""),
+    ] {
+        let (code, said) = verb(&ringway, &[&["sessions"], &words[..]].concat());
+        assert!(code == 1 && said.contains(part), "{said}");
+    }
     let (_, table) = verb(&ringway, &["sessions", "--limit", "2"]);
     assert!(table.starts_with("SESSION ") && table.contains("2 of 40 sessions"), "{table}");
 

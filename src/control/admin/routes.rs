@@ -440,7 +440,13 @@ async fn sessions(board: &Board, query: &str) -> Reply {
         Ok(question) => question,
         Err(error) => return problem(StatusCode::BAD_REQUEST, &error),
     };
-    match call_roll(board, whose, Task::Call, None).await {
+    match call_roll(board, whose.clone(), Task::Call, None).await {
+        Ok(called) if called.found == 0 && called.complete => {
+            match sessions::exist(&whose, &board.panel.commons.scene.load().plan) {
+                Ok(()) => json(StatusCode::OK, &sessions::listed(called, limit)),
+                Err(error) => problem(StatusCode::NOT_FOUND, &error),
+            }
+        }
         Ok(called) => json(StatusCode::OK, &sessions::listed(called, limit)),
         Err(refusal) => refusal,
     }
