@@ -532,6 +532,8 @@ fn check_tells_and_exits() {
     let (code, out, err) = ringway(&["check", "-c", "config/ringway.toml"]);
     assert_eq!((code, err.as_str()), (Some(0), ""));
     assert_eq!(out, "config/ringway.toml: right: 1 listener, 1 pool, 2 servers\n");
+    let (code, again, _) = ringway(&["check", "config/ringway.toml"]);
+    assert_eq!((code, &again), (Some(0), &out));
     let (code, out, _) = ringway(&["check", "--quiet", "-c", "config/ringway.toml"]);
     assert_eq!((code, out.as_str()), (Some(0), ""));
     let (code, out, _) = ringway(&["check", "--print", "-c", "config/ringway.toml"]);
@@ -568,6 +570,14 @@ fn plan_tells_what_a_reload_would_do() {
     assert_eq!((code, out.as_str()), (Some(0), "nothing changes\n"));
     let (code, _, _) = ringway(&["plan", "tests/config/wrong/empty.toml", "-c", "config/ringway.toml"]);
     assert_eq!(code, Some(3));
+
+    // A configuration alone is the daemon's, as for every other verb.
+    let folder = tempfile::tempdir().expect("a folder");
+    let (path, socket) = (folder.path().join("r.toml"), folder.path().join("sock"));
+    let text = fs::read_to_string("config/ringway.toml").expect("it is there");
+    fs::write(&path, format!("{text}\n[admin]\nsocket = \"{}\"\n", socket.display())).expect("own folder");
+    let (code, _, err) = ringway(&["plan", "-c", &path.to_string_lossy()]);
+    assert!(code == Some(1) && err.contains(&format!("no daemon answers on {}", socket.display())), "{err}");
 }
 
 proptest! {

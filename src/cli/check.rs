@@ -12,7 +12,10 @@ use crate::config::{self, Draft};
 #[derive(Debug, clap::Args)]
 pub struct Check {
     /// The file to check.
-    #[arg(short, long, value_name = "FILE", default_value = DEFAULT_PATH)]
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// The same, as for `ringway run`.
+    #[arg(short, long, value_name = "FILE", default_value = DEFAULT_PATH, conflicts_with = "file")]
     config: PathBuf,
     /// Print the effective configuration, every default written out and secrets masked.
     #[arg(long)]
@@ -24,14 +27,15 @@ pub struct Check {
 
 /// Runs the verb: 0 right, 3 wrong, 77 not permitted, 78 unreadable.
 pub fn run(check: &Check) -> ExitCode {
-    match load(&check.config) {
+    let path = check.file.as_ref().unwrap_or(&check.config);
+    match load(path) {
         Ok(draft) => {
             if check.print {
                 print!("{}", draft.print());
             } else if !check.quiet {
-                let overlay = file::overlay_path(&check.config, draft.global().state_dir.as_deref());
+                let overlay = file::overlay_path(path, draft.global().state_dir.as_deref());
                 let by = draft.overlaid().map(|changed| format!(" ({changed} by {})", overlay.display()));
-                println!("{}: right: {}{}", check.config.display(), draft.summary(), by.unwrap_or_default());
+                println!("{}: right: {}{}", path.display(), draft.summary(), by.unwrap_or_default());
             }
             ExitCode::SUCCESS
         }
@@ -52,7 +56,7 @@ impl Wrong {
     /// Tells the user on standard error, and says how to exit.
     pub fn report(&self) -> ExitCode {
         match self {
-            Wrong::File(error) => eprintln!("{error}"),
+            Wrong::File(error) => eprintln!("ringway: {error}"),
             Wrong::Content(complaints) => {
                 let n = complaints.len();
                 eprintln!("{complaints}{n} complaint{}", if n == 1 { "" } else { "s" });

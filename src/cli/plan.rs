@@ -16,34 +16,44 @@ use crate::control::roster::InForce;
 /// Shows what a reload would do: listeners opened and closed, servers added, removed and changed.
 #[derive(Debug, clap::Args)]
 pub struct Plan {
-    /// The file a reload would read.
-    #[arg(value_name = "FILE", default_value = DEFAULT_PATH)]
-    file: PathBuf,
-    /// The file to take for the running configuration; without it, the running daemon is asked.
-    #[arg(short, long, value_name = "RUNNING_FILE")]
+    /// The file a reload would read; without it, that of `--config`, or /etc/ringway/ringway.toml.
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// With FILE: what to take for the running configuration, instead of asking the daemon. Without: the daemon's file.
+    #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
 }
 
+impl Plan {
+    /// What a reload would read.
+    fn file(&self) -> PathBuf {
+        self.file.as_ref().or(self.config.as_ref()).map_or_else(|| DEFAULT_PATH.into(), PathBuf::clone)
+    }
+
+    /// What to take for the running configuration; `None`: that of the daemon.
+    fn running(&self) -> Option<&PathBuf> {
+        self.file.as_ref().and(self.config.as_ref())
+    }
+}
+
 /// Runs the verb: 0 shown, 1 the running configuration is not to be had, else as `ringway check`.
 pub fn run(plan: &Plan) -> ExitCode {
+    let path = plan.file();
     let (running, laid_over) = match running(plan) {
         Ok(found) => found,
         Err(failure) => return failure,
     };
     let kept = laid_over.path.as_deref().map(file::read_overlay).transpose();
-    let (text, kept) = match file::read(&plan.file).and_then(|text| Ok((text, kept?.unwrap_or_default()))) {
+    let (text, kept) = match file::read(&path).and_then(|text| Ok((text, kept?.unwrap_or_default()))) {
         Ok(found) => found,
         Err(error) => return Wrong::File(error).report(),
     };
     let called = laid_over.path.as_ref().map_or_else(String::new, |path| path.display().to_string());
-    let new = Version {
-        file: (plan.file.display().to_string(), text),
-        kept: (called, kept),
-        passing: running.passing.clone(),
-    };
+    let new =
+        Version { file: (path.display().to_string(), text), kept: (called, kept), passing: running.passing.clone() };
     match compare(&running, &new) {
         Ok(diff) => show(&diff, plan.json),
         Err(complaints) => Wrong::Content(complaints).report(),
@@ -73,8 +83,8 @@ impl Version {
 
 /// The running configuration: that of the daemon, unless a file is named. Which daemon, the new file says.
 fn running(plan: &Plan) -> Result<(Version, InForce), ExitCode> {
-    let Some(path) = &plan.config else {
-        let target = Target::of_config(plan.file.clone());
+    let Some(path) = plan.running() else {
+        let target = Target::of_config(plan.file());
         let ask = |path| target.get(path).and_then(Reply::accepted).map_err(|error| error.report());
         let text = ask("/v1/config")?;
         let laid_over: InForce =

@@ -17,7 +17,7 @@ pub enum ReadError {
     #[error("{}: permission denied; run as its owner or as root", .0.display())]
     Denied(PathBuf),
     /// Exit code 78.
-    #[error("{}: {error}", path.display())]
+    #[error("{}: {error}{}", path.display(), remedy(path, error))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -34,6 +34,12 @@ pub enum ReadError {
         /// The first wrong byte, from 0.
         offset: usize,
     },
+}
+
+/// What to do when the file that nobody has named is not there.
+fn remedy(path: &Path, error: &io::Error) -> &'static str {
+    let is_unnamed = error.kind() == io::ErrorKind::NotFound && path == Path::new(DEFAULT_PATH);
+    if is_unnamed { "; make one there, or name another (-c)" } else { "" }
 }
 
 /// Most bytes worth reading: one more than [`super::parse`] takes, so that it can say that there are too many.

@@ -344,11 +344,14 @@ fn a_plan_says_what_a_reload_would_do() {
         + &listener("other", &other.to_string(), "pool")
         + &pool("pool", &[entry("s9", b.address())], "");
     ringway.write_config(&config);
-    let output = Command::new(BINARY).arg("plan").arg(ringway.config()).output().expect("the binary under test");
-    let said = all_of(&output);
-    assert!(output.status.success(), "{said}");
-    for word in ["other", &other.to_string(), "s9", "s0"] {
-        assert!(said.contains(word), "{word}: {said}");
+    let config = ringway.config().to_str().expect("UTF-8");
+    for words in [&["plan", config][..], &["plan", "-c", config]] {
+        let output = Command::new(BINARY).args(words).output().expect("the binary under test");
+        let said = all_of(&output);
+        assert!(output.status.success(), "{said}");
+        for word in ["other", &other.to_string(), "s9", "s0"] {
+            assert!(said.contains(word), "{word}: {said}");
+        }
     }
     // It only says so.
     watch_for(Duration::from_millis(200), || assert!(!is_listening(other)));
