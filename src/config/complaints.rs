@@ -231,12 +231,47 @@ pub(super) fn quote(text: &str) -> String {
     format!("\"{}\"", short(text))
 }
 
+/// What HAProxy, nginx and older MySQL call it, in lower case with `_`; and what it is called here.
+const OTHER_WORDS: [(&str, &str); 26] = [
+    ("backend", "pool"),
+    ("backend", "pools"),
+    ("backends", "pools"),
+    ("balance", "policy"),
+    ("default_backend", "pool"),
+    ("fastinter", "fast_interval"),
+    ("frontend", "listeners"),
+    ("frontends", "listeners"),
+    ("inter", "interval"),
+    ("ip_hash", "source-hash"),
+    ("least_conn", "least-connections"),
+    ("leastconn", "least-connections"),
+    ("master", "primary"),
+    ("max_conns", "max_connections"),
+    ("maxconn", "max_connections"),
+    ("nbthread", "workers"),
+    ("password", "password_file"),
+    ("proxy_connect_timeout", "connect_timeout"),
+    ("proxy_pass", "pool"),
+    ("proxy_timeout", "idle_timeout"),
+    ("random", "random-two"),
+    ("retries", "connect_attempts"),
+    ("slave", "replica"),
+    ("source", "source-hash"),
+    ("upstream", "pools"),
+    ("worker_processes", "workers"),
+];
+
 /// The candidate that `wrong` was probably meant to be.
 pub(super) fn did_you_mean<'a>(wrong: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if wrong.len() > 64 {
         return None;
     }
     let folded = wrong.to_ascii_lowercase().replace('-', "_");
+    let candidates: Vec<&str> = candidates.into_iter().collect();
+    let is_other_word = |candidate: &&&str| OTHER_WORDS.contains(&(folded.as_str(), **candidate));
+    if let Some(same) = candidates.iter().find(is_other_word) {
+        return Some(same);
+    }
     candidates
         .into_iter()
         .filter(|candidate| candidate.len().abs_diff(wrong.len()) <= candidate.len().max(3) / 3)
@@ -380,5 +415,7 @@ mod tests {
         assert_eq!(did_you_mean("polcy", ["pool", "policy"]), Some("policy"));
         assert_eq!(did_you_mean("io-uring", ["auto", "io_uring"]), Some("io_uring"));
         assert_eq!(did_you_mean("colour", ["pool", "policy"]), None);
+        assert_eq!(did_you_mean("balance", ["pool", "policy"]), Some("policy"), "as HAProxy has it");
+        assert_eq!(did_you_mean("balance", ["pool"]), None);
     }
 }
