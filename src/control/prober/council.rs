@@ -204,7 +204,7 @@ fn say(pool: &Pool, piece: &News, office: &Office) {
 
 fn explained(why: Why) -> &'static str {
     match why {
-        Why::Unheard => "it has not been asked yet",
+        Why::Unheard => "not all servers of its pool have been asked yet",
         Why::Silent => "it does not answer",
         Why::Split => "it takes writes, and is not the primary",
         Why::Detached => "it is read-only, and replicates from nobody",

@@ -68,7 +68,7 @@ pub const WHOLE: u16 = 1000;
 /// Why a server has no role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// It has not been heard yet.
+    /// It has not been heard yet; or it takes writes, and others that might have not been heard yet.
     Unheard,
     /// It has been silent for `fall` rounds.
     Silent,
@@ -340,7 +340,8 @@ impl Brain {
             return Role::None(Why::Silent);
         }
         if report.writable {
-            return Role::None(Why::Split);
+            // At a start nothing is wrong with the first that takes writes.
+            return Role::None(if self.everybody_was_asked() { Why::Split } else { Why::Unheard });
         }
         match report.replication {
             Replication::None => Role::None(Why::Detached),

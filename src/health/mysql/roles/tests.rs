@@ -39,9 +39,11 @@ fn three(rules: Rules) -> Brain {
 #[test]
 fn a_start_waits_until_everybody_was_asked() {
     let mut brain = Brain::new(RULES, 3);
-    brain.hear(0, writer());
+    brain.reconsider();
+    assert_eq!(brain.hear(0, writer()), [], "nothing is wrong with it");
     brain.hear(1, well());
     assert_eq!(brain.primary(), None, "2 might take writes as well");
+    assert_eq!(brain.role(0), Role::None(Why::Unheard));
     assert_eq!(brain.role(2), Role::None(Why::Unheard));
     brain.miss(2, false);
     assert_eq!(brain.primary(), Some(0), "one that does not answer holds nobody up");
