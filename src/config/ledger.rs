@@ -153,6 +153,8 @@ pub struct Bulletin {
     pub last_took: Duration,
     /// How far it is behind its source, in seconds, where it said so when it was last asked.
     pub lag_s: Option<u32>,
+    /// Why it has no role, in a pool with roles; empty when it has one.
+    pub no_role: &'static str,
     /// What kind of end it came to, as in `ringway_check_total`; empty when there was none.
     pub last_result: &'static str,
     /// The HTTP status it got, when that was wrong.
@@ -308,6 +310,7 @@ impl ServerLedger {
                 last_check: String::new(),
                 last_took: Duration::ZERO,
                 lag_s: None,
+                no_role: "",
                 last_result: "",
                 last_status: None,
                 doubts: 0,

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::balance::foresight::{Why, foresee, reasons};
 use crate::balance::{Caller, Pick, Tried};
+use crate::config::ledger::{Health, Office};
 use crate::config::line::{Lane, Line};
 use crate::config::plan::{Listener, Plan, Policy, Pool, Server};
 use crate::dataplane::commons::monotonic_ns;
@@ -161,10 +162,17 @@ fn standing(listener: &Listener, server: &Server, why: Why) -> Standing {
         Why::Drain => "it drains: set so by an operator".into(),
         Why::Maint => "in maintenance: set so by an operator".into(),
         Why::Role => {
-            format!("it is not a {}, which the listener wants", listener.role.map_or("", |wish| wish.role.name()))
+            let wanted = listener.role.map_or("", |wish| wish.role.name());
+            let because = match (server.ledger.office(), server.ledger.health(), bulletin.no_role) {
+                (Office::None, Health::Checking | Health::Down, _) => because,
+                (Office::Primary | Office::Replica { .. }, ..) | (.., "") => String::new(),
+                (Office::None, _, no_role) => format!(": {no_role}"),
+            };
+            format!("it is not a {wanted}, which the listener wants{because}")
         }
         Why::Down => format!("down{because}"),
-        Why::Checking => "not checked to an end yet".into(),
+        Why::Checking if bulletin.reason.is_empty() => "not checked to an end yet".into(),
+        Why::Checking => bulletin.reason,
         Why::Ejected => format!("ejected for a while{because}"),
         Why::Full => format!("full: it has all of its {} sessions", server.max_connections),
         Why::Paced => "connect_rate: it has all the connects it may have for now".into(),

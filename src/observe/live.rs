@@ -125,7 +125,7 @@ struct ServerRow {
     in_s: f64,
     #[serde(skip_serializing_if = "is_default")]
     out_s: f64,
-    /// Why it is not up.
+    /// Why it is not up, or has no role.
     #[serde(skip_serializing_if = "is_default")]
     reason: String,
 }
@@ -177,7 +177,11 @@ impl View {
                     failed: server.connects_failed,
                     in_s: flow.bytes_in_s,
                     out_s: flow.bytes_out_s,
-                    reason: if server.state == "up" { String::new() } else { server.reason.clone() },
+                    reason: match (server.state.as_str(), server.role_reason.as_str()) {
+                        ("up", "") => String::new(),
+                        ("up", no_role) => format!("no role: {no_role}"),
+                        _ => server.reason.clone(),
+                    },
                 }
             });
             rows.collect()

@@ -185,6 +185,9 @@ pub struct ServerStatus {
     /// `primary`, `replica` or `none`; empty in a pool without roles.
     #[serde(default)]
     pub role: String,
+    /// Why that is `none`, where there is something to say.
+    #[serde(default)]
+    pub role_reason: String,
     /// How far a replica was behind when it was last asked, in seconds; `null` where that is not known.
     #[serde(default)]
     pub lag_s: Option<u32>,
@@ -292,6 +295,7 @@ fn server(server: &Server, has_roles: bool) -> ServerStatus {
         last_check_us: u64::try_from(bulletin.last_took.as_micros()).unwrap_or(u64::MAX),
         ejections: server.ledger.ejections.read(),
         role: if has_roles { role(server).into() } else { String::new() },
+        role_reason: bulletin.no_role.into(),
         lag_s: bulletin.lag_s.filter(|_| has_roles),
     }
 }
@@ -401,12 +405,16 @@ impl Status {
         out
     }
 
-    /// Why servers are not up, one line each.
+    /// Why servers are not up, or have no role, one line each.
     fn troubles(&self, out: &mut String) {
         for pool in &self.pools {
-            for s in pool.servers.iter().filter(|s| s.state != "up" && !s.reason.is_empty()) {
-                let since = duration(Duration::from_secs_f64(s.since_s.max(0.0)));
-                let _ = writeln!(out, "! {}/{} is {} for {since}: {}", pool.name, s.name, s.state, s.reason);
+            for s in &pool.servers {
+                if s.state != "up" && !s.reason.is_empty() {
+                    let since = duration(Duration::from_secs_f64(s.since_s.max(0.0)));
+                    let _ = writeln!(out, "! {}/{} is {} for {since}: {}", pool.name, s.name, s.state, s.reason);
+                } else if !s.role_reason.is_empty() {
+                    let _ = writeln!(out, "! {}/{} has no role: {}", pool.name, s.name, s.role_reason);
+                }
             }
         }
     }

@@ -79,6 +79,11 @@ fn lag_s(ringway: &Ringway, server: usize) -> Option<u64> {
     servers.iter().find(|found| found["name"] == name.as_str()).expect("it is there")["lag_s"].as_u64()
 }
 
+/// What a verb says.
+fn told(ringway: &Ringway, words: &[&str]) -> String {
+    String::from_utf8(ringway.verb(words).stdout).expect("UTF-8")
+}
+
 /// Who answers at a port, of some connections.
 fn answering(port: SocketAddr) -> Vec<usize> {
     let mut ids: Vec<usize> =
@@ -118,6 +123,8 @@ fn writes_follow_the_primary() {
     writer.first_on(1);
     cluster.servers[0].sql("SET GLOBAL read_only = 1");
     await_that("db1 to be demoted", || role(&ringway, 1, "none"));
+    let why = "! db/db1 has no role: it is read-only, and replicates from nobody";
+    await_that("the status to say why", || told(&ringway, &["status"]).contains(why));
     cluster.caught_up(1, 0);
     cluster.promote(1);
     let writable = Instant::now();
@@ -214,6 +221,13 @@ fn reads_follow_the_replicas() {
     };
     cluster.servers[2].sql("STOP SLAVE SQL_THREAD");
     await_that("db3 to have no role", || role(&ringway, 3, "none"));
+    let why = "! db/db3 has no role: its replication is broken";
+    await_that("the status to say why", || told(&ringway, &["status"]).contains(why));
+    let explained = told(&ringway, &["explain", "--listener", "read"]);
+    assert!(
+        explained.contains("it is not a replica, which the listener wants: its replication is broken"),
+        "{explained}"
+    );
     assert_eq!(answering(cluster.read), [2]);
     await_that("its sessions to go", || on_three.server().is_err());
 

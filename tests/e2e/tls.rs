@@ -117,6 +117,8 @@ fn authorities_are_the_systems_or_in_a_file() {
     let complaint = format!("no check was possible: {}: no such file or directory", later.display());
     await_that("a complaint about the file", || ringway.events().iter().any(|line| line.contains(&complaint)));
     await_state(&ringway, "filed", "unknown");
+    let status = String::from_utf8(ringway.verb(&["status"]).stdout).expect("UTF-8");
+    assert!(status.contains("! filed/filed is unknown for ") && status.contains(&complaint), "{status}");
     fs::copy(ours.file(), &later).expect("own directory");
     await_state(&ringway, "filed", "up");
     ringway.end_well();

@@ -46,7 +46,10 @@ impl Council {
         let mut news = Vec::new();
         for pool in &plan.pools {
             let Some(rules) = pool.care.check.as_ref().and_then(Rules::of) else {
-                pool.servers.iter().for_each(|server| server.ledger.set_office(Held::None));
+                for server in &pool.servers {
+                    server.ledger.set_office(Held::None);
+                    server.ledger.bulletin().no_role = "";
+                }
                 pool.ledger.split.store(false, Ordering::Relaxed);
                 continue;
             };
@@ -119,6 +122,7 @@ impl Council {
         }
         pool.ledger.split.store(seating.brain.is_split(), Ordering::Relaxed);
         self.hurry(seating, news);
+        news.iter().for_each(|piece| note(seating, piece));
         drop(seats);
         for piece in news {
             say(pool, piece, office);
@@ -148,6 +152,22 @@ fn send_away(pool: &Pool, index: usize, role: Role, office: &Office) {
     let grace_ms = if is_silent { 0 } else { terms.map_or(0, |terms| terms.grace_ms) };
     let whom = Whom::Astray { grace_ns: u64::from(grace_ms) * 1_000_000 };
     office.evict(Eviction { server: Arc::clone(&pool.servers[index].ledger), ending: Ending::RoleLost, whom });
+}
+
+/// Keeps why servers have no role, for whoever asks.
+fn note(seating: &Seating, piece: &News) {
+    let about = match piece {
+        News::Primary { from, to } => [*from, *to],
+        News::Role { server, .. } => [Some(*server), None],
+        News::SplitBegan(_) | News::SplitEnded => [None, None],
+    };
+    for index in about.into_iter().flatten() {
+        let Some(server) = seating.pool.servers.get(index) else { continue };
+        server.ledger.bulletin().no_role = match seating.brain.role(index) {
+            Role::None(why) => explained(why),
+            Role::Primary | Role::Replica { .. } => "",
+        };
+    }
 }
 
 fn say(pool: &Pool, piece: &News, office: &Office) {

@@ -118,6 +118,10 @@ impl Office {
             }
         }
         if let Err(Fault::Local(_)) = outcome {
+            if ward.ledger.health() == Health::Checking {
+                let mut bulletin = ward.ledger.bulletin();
+                bulletin.reason = bulletin.last_check.clone();
+            }
             return self.mention_impossible(&pool, &server, outcome);
         }
         let mut verdict = ward.verdict.get();
