@@ -43,12 +43,21 @@ enum Way {
 
 /// The log cannot be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot open the log {name}: {cause}")]
+#[error("cannot open the log {name}: {cause}{}", remedy(cause))]
 pub struct SinkError {
     name: String,
     /// What open(2) said.
     #[source]
     pub cause: io::Error,
+}
+
+fn remedy(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; make it (`create` of logrotate), or its directory, the property of `user`"
+        }
+        _ => "",
+    }
 }
 
 impl Sink {
@@ -178,6 +187,16 @@ mod tests {
     use std::io::Read;
 
     use super::*;
+
+    #[test]
+    fn who_may_not_open_it_is_told_what_helps() {
+        let told = |kind: io::ErrorKind| SinkError { name: "/l".into(), cause: kind.into() }.to_string();
+        assert_eq!(
+            told(io::ErrorKind::PermissionDenied),
+            "cannot open the log /l: permission denied; make it (`create` of logrotate), or its directory, the property of `user`"
+        );
+        assert_eq!(told(io::ErrorKind::NotFound), "cannot open the log /l: entity not found");
+    }
 
     #[test]
     fn a_file_takes_everything_and_can_be_rotated() {
