@@ -56,7 +56,8 @@ fn play(demo: &Demo, stage: &Stage) -> anyhow::Result<()> {
         "The balancer stays at {}: reload the page and the server changes.",
         stage.bold(&theatre.url())
     ));
-    stage.line(&format!("What Prometheus would see: {}", stage.bold(&theatre.metrics_url())));
+    let status = theatre.status_url();
+    stage.line(&format!("Its status page: {}, and what Prometheus would see: {status}metrics", stage.bold(&status)));
     stage.line("Ctrl-C ends it.");
     farewell.wait().context("cannot wait for Ctrl-C")?;
     stage.line("");

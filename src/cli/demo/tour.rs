@@ -78,9 +78,9 @@ impl Theatre {
         format!("http://{}/", self.address)
     }
 
-    /// Where its metrics are.
-    pub(super) fn metrics_url(&self) -> String {
-        format!("http://{}/metrics", self.admin)
+    /// Where its status page is.
+    pub(super) fn status_url(&self) -> String {
+        format!("http://{}/", self.admin)
     }
 
     /// Drains and says what there was.
