@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -155,6 +155,8 @@ pub struct Bulletin {
     pub lag_s: Option<u32>,
     /// Why it has no role, in a pool with roles; empty when it has one.
     pub no_role: &'static str,
+    /// When a check passed last, by the clock on the wall: for people and programs elsewhere.
+    pub passed: Option<SystemTime>,
     /// What kind of end it came to, as in `ringway_check_total`; empty when there was none.
     pub last_result: &'static str,
     /// The HTTP status it got, when that was wrong.
@@ -173,6 +175,8 @@ impl Bulletin {
         self.since = Instant::now();
         reason.clone_into(&mut self.reason);
         self.last_check.clear();
+        self.lag_s = None;
+        self.passed = None;
         self.last_result = "";
         self.last_status = None;
         self.doubts = 0;
@@ -311,6 +315,7 @@ impl ServerLedger {
                 last_took: Duration::ZERO,
                 lag_s: None,
                 no_role: "",
+                passed: None,
                 last_result: "",
                 last_status: None,
                 doubts: 0,

@@ -354,8 +354,10 @@ impl Status {
         for pool in &self.pools {
             for (i, s) in pool.servers.iter().enumerate() {
                 let first = if i == 0 { pool.name.clone() } else { String::new() };
-                let role = Some(s.role.as_str()).filter(|role| !role.is_empty());
-                let notes: Vec<&str> = role.into_iter().chain(s.backup.then_some("backup")).collect();
+                let role = Some(s.role.clone()).filter(|role| !role.is_empty());
+                let lag = s.lag_s.filter(|lag_s| *lag_s > 0).map(|lag_s| format!("{lag_s} s behind"));
+                let backup = s.backup.then(|| "backup".to_owned());
+                let notes: Vec<String> = role.into_iter().chain(lag).chain(backup).collect();
                 let state = match notes.as_slice() {
                     [] => s.state.clone(),
                     notes => format!("{} ({})", s.state, notes.join(", ")),
@@ -543,6 +545,16 @@ mod tests {
         {
             assert!(table.contains(fact), "{fact} is missing in\n{table}");
         }
+    }
+
+    #[test]
+    fn the_table_says_who_is_what_and_how_far_behind() {
+        let mut status = status(&panel());
+        let servers = &mut status.pools[0].servers;
+        (servers[0].role, servers[0].lag_s, servers[0].backup) = ("replica".into(), Some(4), true);
+        (servers[1].role, servers[1].lag_s) = ("replica".into(), Some(0));
+        let table = status.table();
+        assert!(table.contains("up (replica, 4 s behind, backup)") && table.contains("up (replica) "), "{table}");
     }
 
     #[test]

@@ -202,7 +202,9 @@ fn reads_follow_the_replicas() {
     await_that("db2 to lose a part of its share", || share() > 0.0 && share() < 1.0);
     await_that("db2 to be too far behind", || role(&ringway, 2, "none"));
     assert!(lag_s(&ringway, 2) >= Some(4), "and how far it is: {:?}", lag_s(&ringway, 2));
-    assert_eq!(lag_s(&ringway, 1), None, "a primary is behind nobody");
+    let lag = |server: &str| ringway.metrics().by("ringway_server_lag_seconds", "server").get(server).copied();
+    assert!(lag("db2") >= Some(4.0), "{:?}", lag("db2"));
+    assert_eq!((lag_s(&ringway, 1), lag("db1")), (None, None), "a primary is behind nobody");
     assert_eq!(answering(cluster.read), [3]);
     let ids: Vec<usize> = held.iter_mut().filter_map(|client| client.server().ok()).collect();
     assert!(ids.contains(&3), "{ids:?}");
@@ -230,6 +232,7 @@ fn reads_follow_the_replicas() {
     );
     assert_eq!(answering(cluster.read), [2]);
     await_that("its sessions to go", || on_three.server().is_err());
+    assert_eq!((lag_s(&ringway, 3), lag("db3")), (None, None), "how far it is behind nobody knows");
 
     // None is left: reads are refused, and after a reload go to the primary. Roles are kept over it.
     cluster.servers[1].sql("STOP SLAVE");

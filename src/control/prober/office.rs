@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
 
@@ -110,7 +110,10 @@ impl Office {
             bulletin.last_status = None;
             bulletin.last_check.clear();
             match outcome {
-                Ok(()) => bulletin.last_check.push_str("passed"),
+                Ok(()) => {
+                    bulletin.last_check.push_str("passed");
+                    bulletin.passed = Some(SystemTime::now());
+                }
                 Err(fault) => bulletin.last_check = fault.to_string(),
             }
             if let Err(Fault::Status { found, .. }) = outcome {

@@ -56,11 +56,12 @@ pub enum Replication {
 }
 
 impl Replication {
-    /// How far it is behind, in seconds, where it says so.
+    /// How far it is behind, in seconds, where it says so and can know: one that is cut off from its source, or applies
+    /// nothing, may name the lag it had before.
     pub fn lag_s(&self) -> Option<u32> {
         match *self {
-            Replication::From { lag_s, .. } => lag_s,
-            Replication::None | Replication::Hidden => None,
+            Replication::From { connected: true, applying: true, lag_s } => lag_s,
+            Replication::From { .. } | Replication::None | Replication::Hidden => None,
         }
     }
 }

@@ -150,9 +150,13 @@ fn with<'a>(pool: &'a Pool, server: &'a Server, key: &'a str, value: &'a str) ->
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
     use std::sync::atomic::Ordering;
+    use std::time::{Duration, SystemTime};
 
     use super::*;
+    use crate::config::ledger::Registry;
+    use crate::dataplane::commons::{Commons, Scene};
     use crate::dataplane::ending::Ending;
+    use crate::observe::panel::EngineChoice;
     use crate::observe::panel::tests::panel;
 
     /// Family → type, and all samples, after checking that every line is what the format allows.
@@ -219,6 +223,11 @@ mod tests {
             "ringway_server_bytes_total",
             "ringway_server_warmth",
             "ringway_server_state",
+            "ringway_server_role",
+            "ringway_server_share",
+            "ringway_server_lag_seconds",
+            "ringway_check_total",
+            "ringway_check_last_success_timestamp_seconds",
             "ringway_retries_total",
             "ringway_queue_sessions",
             "ringway_queued_total",
@@ -263,6 +272,38 @@ mod tests {
         ] {
             assert_eq!(samples.get(series), Some(&expected), "{series}");
         }
+    }
+
+    #[test]
+    fn what_nobody_knows_is_not_there() {
+        let text = "[listeners.l]\nbind = '127.0.0.1:9'\npool = 'db'\n[pools.db]\nkind = 'mysql'\nservers = [\n\
+                    { name = 'a', address = '127.0.0.1:1' },\n{ name = 'b', address = '127.0.0.1:2' },\n]\n\
+                    check = { type = 'mysql', user = 'c' }\n[pools.web]\nservers = [{ name = 'w', address = '127.0.0.1:3' }]\n";
+        let draft = crate::config::parse("t.toml", text, &|_| None).unwrap_or_else(|wrong| panic!("{wrong}"));
+        let scene = Scene { plan: Arc::new(draft.compile(&mut Registry::new(1), None)), doors: Vec::new() };
+        let plan = Arc::clone(&scene.plan);
+        let engine = EngineChoice { name: "io_uring", reason: "preferred" };
+        let panel = Arc::new(Panel::new(Arc::new(Commons::new(1, scene, 10)), engine, Arc::default()));
+        let lag = |server: &str| format!(r#"ringway_server_lag_seconds{{pool="db",server="{server}"}}"#);
+        let passed = |server| format!(r#"ringway_check_last_success_timestamp_seconds{{pool="db",server="{server}"}}"#);
+        let look = || read(&render(&panel, Dialect::Prometheus));
+
+        let [first, second] = [0, 1].map(|server| &plan.pools[0].servers[server].ledger);
+        first.bulletin().lag_s = Some(7);
+        first.bulletin().passed = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(86_400));
+        // Nobody asks that one for its role.
+        plan.pools[1].servers[0].ledger.bulletin().lag_s = Some(9);
+        let (kinds, samples) = look();
+        assert_eq!(kinds.get("ringway_server_lag_seconds").map(String::as_str), Some("gauge"));
+        assert_eq!((samples.get(&lag("a")), samples.get(&passed("a"))), (Some(&7.0), Some(&86_400.0)));
+        assert_eq!(samples.keys().filter(|series| series.starts_with("ringway_server_lag_seconds")).count(), 1);
+        assert!(!samples.contains_key(&passed("b")), "no check of it has passed");
+
+        second.bulletin().lag_s = Some(0);
+        first.bulletin().forget("it is asked something else");
+        let samples = look().1;
+        assert_eq!((samples.get(&lag("a")), samples.get(&lag("b"))), (None, Some(&0.0)));
+        assert!(!samples.contains_key(&passed("a")));
     }
 
     #[test]
