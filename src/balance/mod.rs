@@ -95,8 +95,13 @@ impl Tried {
         self.count
     }
 
+    /// Which, in turn.
+    pub fn servers(&self) -> &[u16] {
+        &self.servers[..usize::from(self.count)]
+    }
+
     fn has(&self, server: u16) -> bool {
-        self.servers[..usize::from(self.count)].contains(&server)
+        self.servers().contains(&server)
     }
 }
 

@@ -127,6 +127,8 @@ pub struct ServerLedger {
     pub connects: Bucket,
     /// Connects that failed in a row.
     failures: AtomicU32,
+    /// Checks that passed, for those who tried it in vain before; it wraps around.
+    proofs: AtomicU32,
     /// One tally a worker.
     pub tally: PerWorker<ServerTally>,
     /// Checks by their result; the control thread writes them.
@@ -305,6 +307,7 @@ impl ServerLedger {
             ramped_ms: AtomicU32::new(0),
             connects: Bucket::default(),
             failures: AtomicU32::new(0),
+            proofs: AtomicU32::new(0),
             tally: PerWorker::new(workers),
             checks: Default::default(),
             ejections: Counter::default(),
@@ -468,6 +471,18 @@ impl ServerLedger {
     /// Connects that failed in a row.
     pub fn failures(&self) -> u32 {
         self.failures.load(Ordering::Relaxed)
+    }
+
+    /// A check has passed: who has tried it in vain, and waits, may try again. For the control thread, which then looks for those
+    /// who wait.
+    pub fn prove(&self) {
+        self.proofs.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Changes with each [`ServerLedger::prove`].
+    #[inline]
+    pub fn proofs(&self) -> u32 {
+        self.proofs.load(Ordering::SeqCst)
     }
 
     /// What there is to say of its health. For the control thread and observers: a worker never waits for a lock.

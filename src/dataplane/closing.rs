@@ -131,7 +131,7 @@ impl Shard {
             first_byte_us: life.first_byte_us,
             bytes_in: session.up.moved,
             bytes_out: session.down.moved,
-            attempts: life.tried.count(),
+            attempts: session.attempts(),
             ending,
             errno,
             crowd: shows_crowd.then(|| crowd(&self.commons, session)),

@@ -43,6 +43,8 @@ impl Shard {
             chosen: None,
             last: None,
             tried: Tried::default(),
+            proofs: 0,
+            forgiven: 0,
             sources_tried: 0,
             answered: false,
             settled: false,
@@ -51,6 +53,7 @@ impl Shard {
             doomed: None,
             accepted_ns,
             queued_ns: 0,
+            patience_ns: 0,
             queue_us: 0,
             picked_ns: now,
             active_ns: now,
@@ -175,24 +178,28 @@ impl Shard {
     pub(super) fn pick(&mut self, key: Key, now: u64) -> Pick {
         let random = self.draw();
         let Some(session) = self.sessions.of(key) else { return Pick::None };
-        let life = &session.life;
-        let pool = &session.listener.pool;
-        if session.phase != Phase::Queued && Self::must_queue(&session.listener, &life.tried) {
+        let waits = session.phase == Phase::Queued;
+        let tried = if waits { session.in_vain() } else { session.life.tried };
+        if !waits && Self::must_queue(&session.listener, &tried) {
             return Pick::Full;
         }
-        let (tried, address, wish) = (&life.tried, life.peer.map(|peer| peer.ip()), session.listener.role);
-        balance::pick(pool, &Caller { tried, address, random, now_ns: now, wish })
+        let (address, wish) = (session.life.peer.map(|peer| peer.ip()), session.listener.role);
+        balance::pick(&session.listener.pool, &Caller { tried: &tried, address, random, now_ns: now, wish })
     }
 
     /// Takes note of the server that was picked for a session.
     pub(super) fn assign(&mut self, key: Key, server: u16) {
         let index = self.index;
         let Some(session) = self.sessions.of(key) else { return };
-        if session.life.tried.count() > 0 {
+        if session.attempts() > 0 {
             session.listener.pool.ledger.tally.of(index).retries.bump();
         }
         session.life.tried.add(server);
         session.life.chosen = Some(server);
+        if let (Some(_), Some(server)) = (session.listener.role, session.chosen()) {
+            let proofs = server.ledger.proofs();
+            session.life.proofs = session.life.proofs.wrapping_add(proofs);
+        }
         session.life.sources_tried = 0;
     }
 

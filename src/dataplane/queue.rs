@@ -12,7 +12,9 @@
 //! Who wants a role stands only behind those who want the same, so that reads go on while writes wait for a primary. Those
 //! who have tried a server that has the role wait for another, in a lane of their own: it may be gone, and not be found out
 //! yet, and then all who come get there. Of them no more than [`SEARCH_MAX`] are asked in one look: those who have not tried
-//! a new server stand before those who have. A call for them goes to all workers, and is not passed on.
+//! a new server stand before those who have. A call for them goes to all workers, and is not passed on. The other that has the
+//! role may be the same, come back: when a check of a server passes, whoever waits here and has tried it may try all again, for
+//! as long as he may wait in all.
 //!
 //! [`Lines::is_waited_in`]: crate::config::line::Lines::is_waited_in
 //! [`Line`]: crate::config::line::Line
@@ -73,6 +75,16 @@ impl Shard {
             let paced = pool.is_paced && balance::next_ns(&pool, &session.life.tried, lane.wish, now).is_some();
             return Err(if paced { Ending::ConnectRate } else { Ending::ServersFull });
         }
+        let until_ns = match lane.again {
+            false => now + ms(terms.timeout_ms),
+            // He may have waited here before: a server whose checks pass and whose connects fail keeps nobody for ever.
+            true if session.life.patience_ns == 0 => now + ms(terms.timeout_ms),
+            true => session.life.patience_ns,
+        };
+        if until_ns <= now {
+            tally.queue_timeouts.bump();
+            return Err(Ending::QueueTimeout);
+        }
         if !pool.ledger.line.enter(lane, terms.limit, session.life.tried.count() > 0) {
             tally.queue_full.bump();
             return Err(Ending::QueueFull);
@@ -80,8 +92,10 @@ impl Shard {
         tally.queued.bump();
         session.phase = Phase::Queued;
         session.life.queued_ns = now;
-        let tried = session.life.tried;
-        self.wheel.set(key.index, now + ms(terms.timeout_ms));
+        if lane.again {
+            session.life.patience_ns = until_ns;
+        }
+        self.wheel.set(key.index, until_ns);
         let index = self.queue_of(&pool.ledger, lane);
         let is_stranger = !self.current(&pool.ledger).is_some_and(|current| Arc::ptr_eq(&current, &pool));
         let queue = &mut self.queues[index];
@@ -92,6 +106,7 @@ impl Shard {
         // What is seen from here on is newer than what others see of this session.
         fence(Ordering::SeqCst);
         self.look_later(index, &pool, now);
+        let tried = self.sessions.of(key).map_or_else(Tried::default, |session| session.in_vain());
         if balance::has_room(&pool, &tried, lane.wish, now) {
             self.call_first(&pool.ledger, lane, kernel);
         }
@@ -303,11 +318,22 @@ impl Shard {
     fn serve(&mut self, key: Key, now: u64, kernel: &mut impl Kernel) -> bool {
         let Pick::Server(server) = self.pick(key, now) else { return false };
         self.leave_queue(key, now);
+        self.forgive(key);
         self.assign(key, server);
         if let Err(failed) = self.begin(key, now, kernel) {
             self.choose(key, Some(failed), now, kernel);
         }
         true
+    }
+
+    /// If a server has proven itself since it was tried, what was tried counts no more.
+    fn forgive(&mut self, key: Key) {
+        let Some(session) = self.sessions.of(key) else { return };
+        if session.in_vain().count() < session.life.tried.count() {
+            session.life.forgiven = session.attempts();
+            session.life.tried = Tried::default();
+            session.life.proofs = 0;
+        }
     }
 
     /// Calls the worker whose first has waited longest. Of those who have tried a server nobody can say whom the room suits

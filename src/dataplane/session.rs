@@ -85,6 +85,11 @@ pub struct Life {
     pub last: Option<u16>,
     /// Servers tried.
     pub tried: Tried,
+    /// The sum of their [`ServerLedger::proofs`](crate::config::ledger::ServerLedger::proofs) when each was tried; kept only
+    /// where a role is wanted.
+    pub proofs: u32,
+    /// Servers tried before all that were tried in vain were to be had again.
+    pub forgiven: u8,
     /// Local addresses tried for the chosen server.
     pub sources_tried: u8,
     /// Messages to the server no longer wait for each other (`TCP_NODELAY`).
@@ -101,6 +106,8 @@ pub struct Life {
     pub accepted_ns: u64,
     /// When it began to wait for a place, the last time.
     pub queued_ns: u64,
+    /// Until when it waits for a server that it may try (again); 0: it has never had to.
+    pub patience_ns: u64,
     /// How long it has waited for places, in microseconds.
     pub queue_us: u32,
     /// When the last server was chosen.
@@ -172,6 +179,24 @@ impl Session {
     /// The server it has a place on.
     pub fn chosen(&self) -> Option<&Server> {
         self.life.chosen.map(|index| &self.listener.pool.servers[usize::from(index)])
+    }
+
+    /// Servers tried, those that were forgiven too.
+    pub fn attempts(&self) -> u8 {
+        self.life.forgiven.saturating_add(self.life.tried.count())
+    }
+
+    /// Whom it has tried in vain: all it has tried, unless one of them has passed a check since. Then whatever was wrong may be
+    /// over, and each may be tried again.
+    pub fn in_vain(&self) -> Tried {
+        let servers = &self.listener.pool.servers;
+        let proofs = |sum: u32, index: u16| {
+            sum.wrapping_add(servers.get(usize::from(index)).map_or(0, |server| server.ledger.proofs()))
+        };
+        let tried = self.life.tried;
+        let is_news =
+            self.listener.role.is_some() && tried.servers().iter().copied().fold(0, proofs) != self.life.proofs;
+        if is_news { Tried::default() } else { tried }
     }
 
     /// The pump of a direction.

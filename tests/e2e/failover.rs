@@ -14,7 +14,7 @@ use crate::harness::cluster::{Client, Cluster, await_roles, role};
 use crate::harness::facts::await_that;
 use crate::harness::ground::Ground;
 use crate::harness::peers::MariaDb;
-use crate::harness::ringway::Ringway;
+use crate::harness::ringway::{Ringway, listener, pool};
 
 const INTERVAL: Duration = Duration::from_millis(100);
 /// What a busy machine may add to a time that is promised.
@@ -353,5 +353,63 @@ fn writes_wait_for_a_primary() {
         assert_eq!(ringway.ended(reason), 0.0, "{reason}");
     }
     assert_eq!(ringway.metric("ringway_queued_total", &[]), 11.0);
+    ringway.end_well();
+}
+
+/// The primary goes and comes back as what it was, with nobody promoted in between. Who has been refused by it meanwhile is
+/// served by it, whether or not anybody noticed that it was gone.
+#[test]
+fn writes_wait_for_the_same_primary_too() {
+    let ground = Ground::new();
+    let mut db = MariaDb::start(&ground, "db1");
+    db.sql("CREATE USER lb@'%' IDENTIFIED BY 'geheim'; GRANT REPLICA MONITOR ON *.* TO lb@'%'");
+    let (password, write) = (ground.file("password"), ground.address());
+    fs::write(&password, "geheim\n").expect("own directory");
+    let config = |fall: u32| {
+        let server = [format!("{{ name = \"db1\", address = \"{}\" }}", db.address())];
+        let lines = format!(
+            "kind = \"mysql\"\nqueue = {{ limit = 100, timeout = \"1m\" }}\ncheck = {{ type = \"mysql\", user = \"lb\", \
+             password_file = \"{}\", interval = \"100ms\", timeout = \"800ms\", fall = {fall} }}",
+            password.display()
+        );
+        listener("write", &write.to_string(), "db").trim_end().to_owned()
+            + "\nrole = \"primary\"\n\n"
+            + &pool("db", &server, &lines)
+    };
+    let (noticed, unnoticed) = (config(3), config(100));
+    let ringway = Ringway::start(&ground, &noticed);
+    await_that("a primary", || role(&ringway, 1, "primary"));
+    let is_down = || ringway.metric("ringway_server_state", &[("server", "db1"), ("state", "down")]) == 1.0;
+    let await_waiting = |count: f64| {
+        ringway.await_metric("ringway_queue_sessions", &[("pool", "db")], |waiting| waiting == count);
+    };
+    let ask = move || Client::connect(write).and_then(|mut client| client.server());
+
+    for is_noticed in [true, false] {
+        if !is_noticed {
+            ringway.reload_with(&unnoticed);
+            await_that("it to be up again", || !is_down());
+        }
+        db.crash();
+        std::thread::scope(|scope| {
+            let mut waiting: Vec<_> = (0..3).map(|_| scope.spawn(ask)).collect();
+            await_waiting(3.0);
+            if is_noticed {
+                await_that("it to be found out", is_down);
+                waiting.extend((0..3).map(|_| scope.spawn(ask)));
+                await_waiting(6.0);
+            }
+            db.start_again();
+            for client in waiting {
+                assert_eq!(client.join().expect("no panic").expect("the same primary"), 1);
+            }
+        });
+        assert!(is_noticed || !is_down(), "it was away for less than a hundred rounds");
+    }
+    let records = ringway.await_records(9);
+    assert!(
+        records.iter().all(|record| record["reason"] == "done" && record["attempts"].as_u64() >= Some(2)),
+        "{records:?}"
+    );
     ringway.end_well();
 }

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
@@ -127,6 +128,10 @@ impl Office {
             }
             return self.mention_impossible(&pool, &server, outcome);
         }
+        if outcome.is_ok() {
+            ward.ledger.prove();
+            self.call_who_tried(&pool);
+        }
         let mut verdict = ward.verdict.get();
         let before = verdict.health();
         let changed = verdict.hear(outcome.is_ok(), &check.pace);
@@ -196,6 +201,15 @@ impl Office {
     pub(super) fn call_waiting(&self, pool: &Pool) {
         if pool.terms.queue.limit > 0 {
             self.order(Order::Look(Arc::clone(&pool.ledger)));
+        }
+    }
+
+    /// A server has proven itself: who has tried it in vain, and waits for its role, looks again.
+    fn call_who_tried(&self, pool: &Pool) {
+        // Who joins from here on sees the proof; who has joined before is seen here.
+        fence(Ordering::SeqCst);
+        if pool.ledger.line.waited_in().any(|lane| lane.again) {
+            self.call_waiting(pool);
         }
     }
 
