@@ -32,6 +32,8 @@ struct Seating {
     brain: Brain,
     /// The servers, by what they go by.
     ids: Vec<usize>,
+    /// What each was when that was last acted on.
+    told: Vec<Role>,
 }
 
 impl Council {
@@ -43,6 +45,7 @@ impl Council {
     /// Takes the pools of a new plan up; what is known of servers that stay is kept.
     pub(super) fn adopt(&self, plan: &Plan, office: &Office) {
         let mut old = self.seats.take();
+        let before: Vec<Arc<Pool>> = old.values().map(|seating| Arc::clone(&seating.pool)).collect();
         let mut news = Vec::new();
         for pool in &plan.pools {
             let Some(rules) = pool.care.check.as_ref().and_then(Rules::of) else {
@@ -54,14 +57,17 @@ impl Council {
                 continue;
             };
             let ids: Vec<usize> = pool.servers.iter().map(|server| id(&server.ledger)).collect();
-            let brain = match old.remove(&pool.name) {
+            let (brain, told) = match old.remove(&pool.name) {
                 Some(seating) => {
                     let place = |id: &usize| seating.ids.iter().position(|known| known == id);
-                    seating.brain.follow(rules, &ids.iter().map(place).collect::<Vec<_>>())
+                    let places: Vec<Option<usize>> = ids.iter().map(place).collect();
+                    let told =
+                        |place: &Option<usize>| place.map_or(Role::None(Why::Unheard), |place| seating.told[place]);
+                    (seating.brain.follow(rules, &places), places.iter().map(told).collect())
                 }
-                None => Brain::new(rules, ids.len()),
+                None => (Brain::new(rules, ids.len()), vec![Role::None(Why::Unheard); ids.len()]),
             };
-            let mut seating = Seating { pool: Arc::clone(pool), brain, ids };
+            let mut seating = Seating { pool: Arc::clone(pool), brain, ids, told };
             // Other rules may mean other roles.
             news.push((Arc::clone(pool), seating.brain.reconsider()));
             self.seats.borrow_mut().insert(Arc::clone(&pool.name), seating);
@@ -69,6 +75,10 @@ impl Council {
         let seats = self.seats.borrow();
         let present = |id: &usize| seats.values().any(|seating| seating.ids.contains(id));
         self.bells.borrow_mut().retain(|id, _| present(id));
+        // Nobody asks who is gone, so nobody can say that he is still what he was: who goes by an old plan must not take him for
+        // the primary beside the new one. The sessions he has stay.
+        let gone = before.iter().flat_map(|pool| &pool.servers).filter(|server| !present(&id(&server.ledger)));
+        gone.for_each(|server| server.ledger.set_office(Held::None));
         drop(seats);
         for (pool, news) in news {
             self.act(&pool, &news, office);
@@ -93,8 +103,8 @@ impl Council {
 
     /// Publishes the roles, says what has changed, and sends away who has no business any more where he is.
     fn act(&self, pool: &Arc<Pool>, news: &[News], office: &Office) {
-        let seats = self.seats.borrow();
-        let Some(seating) = seats.get(&pool.name) else { return };
+        let mut seats = self.seats.borrow_mut();
+        let Some(seating) = seats.get_mut(&pool.name) else { return };
         let mut lost = Vec::new();
         let mut is_news = false;
         for (index, server) in pool.servers.iter().enumerate() {
@@ -107,9 +117,7 @@ impl Council {
             let before = server.ledger.office();
             server.ledger.set_office(held);
             is_news |= before != held;
-            let same = std::mem::discriminant(&before) == std::mem::discriminant(&held);
-            // Who is only behind keeps the sessions it has.
-            if !same && before != Held::None && role != Role::None(Why::Behind) {
+            if role.sends_away(std::mem::replace(&mut seating.told[index], role)) {
                 lost.push((index, role));
             }
         }

@@ -21,7 +21,7 @@
 //! Pure: no clock, no socket. What a server is told to be never depends on anything but what was heard, and in which order.
 
 use super::report::{Replication, Report};
-use crate::config::plan::{Check, OnSplit};
+use crate::config::plan::{Check, OnSplit, ServerRole};
 
 /// What the servers of a pool are held to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +60,22 @@ pub enum Role {
     },
     /// Neither.
     None(Why),
+}
+
+impl Role {
+    /// For which role sessions may stay with the server: one that is only behind keeps those it has.
+    pub const fn keeps(self) -> Option<ServerRole> {
+        match self {
+            Role::Primary => Some(ServerRole::Primary),
+            Role::Replica { .. } | Role::None(Why::Behind) => Some(ServerRole::Replica),
+            Role::None(_) => None,
+        }
+    }
+
+    /// Whether the sessions of a server that was `before` are to go, now that it is this.
+    pub fn sends_away(self, before: Role) -> bool {
+        before.keeps().is_some_and(|kept| self.keeps() != Some(kept))
+    }
 }
 
 /// The share of a replica that is not behind.

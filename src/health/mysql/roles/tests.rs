@@ -305,3 +305,26 @@ fn a_check_that_is_not_let_in_takes_no_role_away() {
     brain.hear(2, writer());
     assert_eq!(brain.primary(), Some(2), "but nobody waits for it either");
 }
+
+#[test]
+fn who_is_only_behind_keeps_its_reads_and_nothing_else() {
+    let replica = Role::Replica { share: WHOLE };
+    let (behind, broken, silent) = (Role::None(Why::Behind), Role::None(Why::Broken), Role::None(Why::Silent));
+    for (before, now, go) in [
+        (replica, Role::Replica { share: 1 }, false),
+        (replica, behind, false),
+        (behind, replica, false),
+        (behind, broken, true),
+        (behind, silent, true),
+        (behind, Role::Primary, true),
+        (replica, Role::Primary, true),
+        (Role::Primary, Role::Primary, false),
+        (Role::Primary, replica, true),
+        (Role::Primary, behind, true),
+        (Role::Primary, silent, true),
+        (broken, silent, false),
+        (broken, behind, false),
+    ] {
+        assert_eq!(now.sends_away(before), go, "{before:?} → {now:?}");
+    }
+}
