@@ -226,7 +226,7 @@ impl Shard {
     /// Serves from the front as long as there is room. When the front finds none and there is some, it suits somebody else:
     /// those behind, or those who wait on other workers.
     fn look(&mut self, index: usize, now: u64, kernel: &mut impl Kernel) {
-        self.looking = true;
+        self.looking = Some(index);
         while let Some(&key) = self.queues[index].line.front() {
             if self.is_queued(key) && !self.serve(key, now, kernel) {
                 break;
@@ -246,7 +246,7 @@ impl Shard {
                 }
             }
         }
-        self.looking = false;
+        self.looking = None;
         self.tidy(index);
         if !lane.again && self.may_have_room(&ledger, lane, now) {
             self.call_next(&ledger, lane, self.queues[index].seen_ns, kernel);
@@ -411,7 +411,8 @@ impl Shard {
 
     /// Drops those who wait no longer, and says since when the first has waited.
     fn tidy(&mut self, index: usize) {
-        if self.looking {
+        // Who is served meanwhile and fails at once may join another line, and must be seen there.
+        if self.looking == Some(index) {
             return;
         }
         while let Some(&key) = self.queues[index].line.front() {

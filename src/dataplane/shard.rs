@@ -78,8 +78,8 @@ pub struct Shard {
     pub(super) queues: Vec<Queue>,
     /// One of them has been called.
     pub(super) called: bool,
-    /// One of them is being looked through.
-    pub(super) looking: bool,
+    /// Which of them is being looked through.
+    pub(super) looking: Option<usize>,
     pub(super) sessions_opened: u64,
     /// Turns through the source addresses of pools that have them.
     pub(super) source_turn: usize,
@@ -119,7 +119,7 @@ impl Shard {
             due: Vec::new(),
             queues: Vec::new(),
             called: false,
-            looking: false,
+            looking: None,
             sessions_opened: 0,
             source_turn: index,
             random: seed | 1,
