@@ -191,7 +191,8 @@ impl Shard {
     pub(super) fn assign(&mut self, key: Key, server: u16) {
         let index = self.index;
         let Some(session) = self.sessions.of(key) else { return };
-        if session.attempts() > 0 {
+        // One that has come back is no other.
+        if session.life.last.is_some_and(|last| last != server) {
             session.listener.pool.ledger.tally.of(index).retries.bump();
         }
         session.life.tried.add(server);
@@ -279,7 +280,9 @@ impl Shard {
         if result == ConnectResult::NoPorts {
             let listener = Arc::clone(&session.listener);
             session.life.sources_tried = session.life.sources_tried.saturating_add(1);
-            let again = usize::from(session.life.sources_tried) < pool.terms.sources.len();
+            // With another address it is a new connect: not to one that has lost the role meanwhile.
+            let suits = listener.role.is_none_or(|role| server.ledger.suits(role));
+            let again = suits && usize::from(session.life.sources_tried) < pool.terms.sources.len();
             self.quiet.ports_ns =
                 self.note(self.quiet.ports_ns, now, || Note::NoPorts { listener, server: u32::from(chosen) });
             if again {

@@ -40,8 +40,11 @@ pub enum Whom {
     All,
     /// Those of listeners that want no role.
     Roleless,
-    /// Those of listeners that want a role which it does not have.
+    /// Those of listeners that want a role which it does not have, and that chose it while it had: whoever came since came for
+    /// what it is now, and if it loses that, too, there may be reasons to let them stay.
     Astray {
+        /// When the role was lost, in nanoseconds of `CLOCK_MONOTONIC`.
+        lost_ns: u64,
         /// How long those that are busy may stay, in nanoseconds.
         grace_ns: u64,
     },
@@ -72,7 +75,7 @@ impl Shard {
     pub(super) fn begin_eviction(&mut self, order: Arc<Eviction>, now: u64) {
         let grace_ns = match order.whom {
             Whom::All | Whom::Roleless => 0,
-            Whom::Astray { grace_ns } => grace_ns,
+            Whom::Astray { grace_ns, .. } => grace_ns,
         };
         let all_ns = now.saturating_add(grace_ns);
         self.evictions.push_back(Progress { order, next: 0, due_ns: now, sweep_ns: now, all_ns });
@@ -119,7 +122,9 @@ impl Shard {
             Whom::All => true,
             Whom::Roleless => role.is_none(),
             // Asked anew each time: it may have got the role back.
-            Whom::Astray { .. } => role.is_some_and(|role| !order.server.suits(role)),
+            Whom::Astray { lost_ns, .. } => {
+                session.life.picked_ns <= lost_ns && role.is_some_and(|role| !order.server.suits(role))
+            }
         };
         let may_stay = matches!(order.whom, Whom::Astray { .. }) && now < progress.all_ns;
         let spared = may_stay && (!session.is_idle() || kernel.unsent(session.client) > 0);

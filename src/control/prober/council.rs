@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use crate::config::ledger::Office as Held;
 use crate::config::plan::{OnDown, OnSplit, Plan, Pool};
+use crate::dataplane::commons::monotonic_ns;
 use crate::dataplane::ending::Ending;
 use crate::dataplane::evict::{Eviction, Whom};
 use crate::health::mysql::probe::Outcome;
@@ -158,7 +159,7 @@ fn send_away(pool: &Pool, index: usize, role: Role, office: &Office) {
     }
     // Who is with a server that says nothing more is helped most by being told so.
     let grace_ms = if is_silent { 0 } else { terms.map_or(0, |terms| terms.grace_ms) };
-    let whom = Whom::Astray { grace_ns: u64::from(grace_ms) * 1_000_000 };
+    let whom = Whom::Astray { lost_ns: monotonic_ns(), grace_ns: u64::from(grace_ms) * 1_000_000 };
     office.evict(Eviction { server: Arc::clone(&pool.servers[index].ledger), ending: Ending::RoleLost, whom });
 }
 
