@@ -50,6 +50,9 @@ mod peer;
 #[path = "sim/rng.rs"]
 mod rng;
 #[allow(dead_code)]
+#[path = "sim/roles.rs"]
+mod roles;
+#[allow(dead_code)]
 #[path = "sim/scene.rs"]
 mod scene;
 #[allow(dead_code)]

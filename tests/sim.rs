@@ -6,7 +6,7 @@
 //! ```text
 //! cargo test --test sim                             1000 seeds
 //! SIM_SEEDS=20000 cargo test --test sim             more of them; scripts/sim does it with a release build
-//! SIM_SEED=123 cargo test --test sim -- --nocapture one, with its trace
+//! SIM_SEED=123 cargo test --test sim -- --nocapture one in each world, with its traces
 //! scripts/sim mutants                               mistakes made on purpose (sim/mutants.toml): each must be found
 //! ```
 //!
@@ -14,7 +14,7 @@
 //!
 //! Files: `world` (sockets, queues, pipes, what will happen when) · `socket` (a TCP connection's corners) · `peer` (the far
 //! ends) · `greeting` (what a MySQL server says first) · `flight` (requests and their events) · `kernel` (the trait) · `scene` (configurations) · `faults` (what goes
-//! wrong in a run) · `oracle` (what must hold), `waiting` (the same of queues) · `run` (the loop and the life of a run).
+//! wrong in a run) · `oracle` (what must hold), `waiting` (the same of queues), `roles` (of MySQL servers that have roles) · `run` (the loop and the life of a run).
 //!
 //! A seed that found something becomes a test of its own at the end of this file.
 
@@ -32,6 +32,8 @@ mod oracle;
 mod peer;
 #[path = "sim/rng.rs"]
 mod rng;
+#[path = "sim/roles.rs"]
+mod roles;
 #[path = "sim/run.rs"]
 mod run;
 #[path = "sim/scene.rs"]
@@ -54,10 +56,12 @@ use std::time::Instant;
 
 use ringway::dataplane::ending::Ending;
 
-use run::{Seen, run};
+use run::{Kind, Seen, run};
 use world::Trace;
 
 const SEEDS: u64 = 1_000;
+/// Of the world with roles.
+const SEEDS_WITH_ROLES: u64 = 500;
 /// Lines of a trace that a failure shows.
 const TAIL: usize = 120;
 
@@ -73,7 +77,7 @@ thread_local! {
 }
 
 /// Runs a seed; the error is what was wrong.
-fn attempt(seed: u64, trace: &Trace) -> Result<Seen, String> {
+fn attempt(kind: Kind, seed: u64, trace: &Trace) -> Result<Seen, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let usual = panic::take_hook();
@@ -85,15 +89,15 @@ fn attempt(seed: u64, trace: &Trace) -> Result<Seen, String> {
         }));
     });
     LAST_WORDS.set(Some(String::new()));
-    let result = catch_unwind(AssertUnwindSafe(|| run(seed, trace)));
+    let result = catch_unwind(AssertUnwindSafe(|| run(kind, seed, trace)));
     let words = LAST_WORDS.take().unwrap_or_default();
     result.map_err(|_| words)
 }
 
 /// Runs a seed and tells it; fails if it does.
-fn tell(seed: u64, tail: usize) {
+fn tell(kind: Kind, seed: u64, tail: usize) {
     let lines = Rc::new(RefCell::new(Vec::new()));
-    let result = attempt(seed, &Trace(Some(Rc::clone(&lines))));
+    let result = attempt(kind, seed, &Trace(Some(Rc::clone(&lines))));
     let lines = lines.borrow();
     if result.is_err() || tail == usize::MAX {
         for line in &lines[lines.len().saturating_sub(tail)..] {
@@ -101,36 +105,54 @@ fn tell(seed: u64, tail: usize) {
         }
     }
     if let Err(words) = result {
-        panic!("seed {seed}: {words}\nAll of it: SIM_SEED={seed} cargo test --test sim -- --nocapture");
+        panic!("seed {seed}: {words}\n({kind:?}) All of it: SIM_SEED={seed} cargo test --test sim -- --nocapture");
     }
 }
 
-#[test]
-fn what_holds_holds_whatever_happens() {
+/// Runs the seeds that are asked for; what they have seen, if it is enough of them to have seen everything.
+fn live(kind: Kind, usual: u64) -> Option<Seen> {
     if let Some(seed) = number("SIM_SEED") {
-        tell(seed, usize::MAX);
-        return;
+        tell(kind, seed, usize::MAX);
+        return None;
     }
-    let seeds = number("SIM_SEEDS").unwrap_or(SEEDS);
+    let seeds = number("SIM_SEEDS").unwrap_or(usual);
     let first = number("SIM_FIRST").unwrap_or(0);
     let began = Instant::now();
     let mut seen = Seen::new();
     for seed in first..first + seeds {
-        match attempt(seed, &Trace::default()) {
+        match attempt(kind, seed, &Trace::default()) {
             Ok(run) => run.into_iter().for_each(|(what, count)| *seen.entry(what).or_default() += count),
-            Err(_) => tell(seed, TAIL),
+            Err(_) => tell(kind, seed, TAIL),
         }
     }
     let seconds = began.elapsed().as_secs_f64();
-    println!("{seeds} seeds in {seconds:.1} s, {:.0} a second; seen:", seeds as f64 / seconds);
+    println!("{kind:?}: {seeds} seeds in {seconds:.1} s, {:.0} a second; seen:", seeds as f64 / seconds);
     for (what, count) in &seen {
         println!("{count:>10} {what}");
     }
-    // A simulator that sees little holds little.
-    for ending in Ending::ALL.into_iter().filter(|_| seeds >= SEEDS) {
+    (seeds >= usual).then_some(seen)
+}
+
+// A simulator that sees little holds little.
+
+#[test]
+fn what_holds_holds_whatever_happens() {
+    let Some(seen) = live(Kind::Plain, SEEDS) else { return };
+    for ending in Ending::ALL {
         assert!(ending == Ending::Internal || seen.contains_key(ending.reason()), "no session ended as {ending:?}");
     }
-    for what in run::RARE.into_iter().filter(|_| seeds >= SEEDS) {
+    for what in run::RARE {
+        assert!(seen.contains_key(what), "never seen: {what}");
+    }
+}
+
+#[test]
+fn what_holds_holds_with_roles() {
+    let Some(seen) = live(Kind::Roles, SEEDS_WITH_ROLES) else { return };
+    for ending in [Ending::RoleLost, Ending::ServerDown, Ending::NoServer, Ending::QueueTimeout] {
+        assert!(seen.contains_key(ending.reason()), "no session ended as {ending:?}");
+    }
+    for what in roles::RARE {
         assert!(seen.contains_key(what), "never seen: {what}");
     }
 }
@@ -140,7 +162,7 @@ fn what_holds_holds_whatever_happens() {
 fn a_seed_repeats() {
     let story = || {
         let lines = Rc::new(RefCell::new(Vec::new()));
-        let told = attempt(3, &Trace(Some(Rc::clone(&lines))));
+        let told = attempt(Kind::Plain, 3, &Trace(Some(Rc::clone(&lines))));
         assert!(told.is_ok(), "{told:?}");
         lines.take()
     };
@@ -154,15 +176,15 @@ fn a_seed_repeats() {
 
 #[test]
 fn seed_34_a_reset_server_was_passed_on_as_a_fin() {
-    tell(34, TAIL);
+    tell(Kind::Plain, 34, TAIL);
 }
 
 #[test]
 fn seed_258_a_connection_was_handed_to_a_worker_that_had_left() {
-    tell(258, TAIL);
+    tell(Kind::Plain, 258, TAIL);
 }
 
 #[test]
 fn seed_42_a_reset_behind_a_fin_was_missed_at_the_budget() {
-    tell(42, TAIL);
+    tell(Kind::Plain, 42, TAIL);
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use ringway::config::ledger::{Health, Standing};
+use ringway::config::plan::RoleWish;
 use ringway::dataplane::commons::Desk;
 use ringway::dataplane::ending::Ending;
 use ringway::dataplane::record::Record;
@@ -35,6 +36,19 @@ pub struct Pair {
     /// How many scenes there had been when its worker had it.
     pub scene: u64,
     pub attempts: Vec<Attempt>,
+    /// Whom its listener wants.
+    pub wish: Option<RoleWish>,
+    /// It was seen to wait since its last attempt.
+    pub waited: bool,
+    /// From which of the attempts on it remembers whom it has tried; and whether that may be a later one.
+    pub tried_from: usize,
+    pub hazy: bool,
+    /// The order by which it is to leave its server, which has lost its role.
+    pub astray: Option<usize>,
+    /// The last bytes went to the client.
+    pub answered: bool,
+    /// When it was first seen to wait for another server, or for the same again.
+    pub awaits_ns: Option<u64>,
     /// The first of them under the scene in which its client was accepted: that is its plan for good.
     pub began_at_once: bool,
     /// The shard knows that the server is connected, and has heard it if it speaks first.
@@ -65,6 +79,9 @@ pub struct Pair {
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt {
     pub target: usize,
+    /// Checks of it that had passed when it was chosen, and from how many addresses it has been tried since.
+    pub proofs: u64,
+    pub sources: usize,
     pub began_ns: u64,
     /// When it was given up.
     pub cancelled_ns: Option<u64>,
@@ -115,7 +132,15 @@ impl World {
             return;
         }
         let number = self.pairs.len();
+        let wish = self.wish_of(id);
         self.pairs.push(Pair {
+            wish,
+            waited: false,
+            tried_from: 0,
+            hazy: false,
+            astray: None,
+            answered: false,
+            awaits_ns: None,
             client: id,
             lane,
             server: None,
@@ -152,20 +177,28 @@ impl World {
         let number = self.pair_named(lane, token);
         let found = self.targets.iter().position(|target| target.address == address);
         let index = found.unwrap_or_else(|| panic!("connect to {address}, which no plan names"));
-        let (pair, target) = (&self.pairs[number], &self.targets[index]);
+        let pair = &self.pairs[number];
         if let Some(server) = pair.server {
             assert!(!self.socks[server].is_open(), "session {number} connects and has socket {server} already");
         }
         // A failure for want of ports is tried again from another address: the place on the server was claimed before.
         let ports = |last: &Attempt| matches!(last.result, Some(Err(Errno::EADDRNOTAVAIL | Errno::EADDRINUSE)));
         let again = pair.attempts.last().is_some_and(|last| last.target == index && ports(last));
-        let tried = pair.attempts.iter().filter(|attempt| attempt.target == index).count();
+        let again = again && self.has_source_left(pair, index);
+        self.check_role(number, index, again);
+        let (pair, target) = (&self.pairs[number], &self.targets[index]);
+        let attempts = &pair.attempts[pair.tried_from..];
+        let tried = attempts.iter().filter(|attempt| attempt.target == index).count();
         let sources = if again { self.terms(index).sources } else { 1 };
-        assert!(tried < sources.max(1), "session {number} tries server {} again", target.name);
-        let servers: BTreeSet<usize> = pair.attempts.iter().map(|attempt| attempt.target).chain([index]).collect();
+        let fresh = tried < sources.max(1) || pair.hazy;
+        assert!(fresh, "session {number} tries server {} again", target.name);
+        let servers: BTreeSet<usize> = attempts.iter().map(|attempt| attempt.target).chain([index]).collect();
         let most = self.terms(index).attempts;
-        assert!(servers.len() as u64 <= most, "session {number} tries {} servers, not {most}", servers.len());
-        assert!(target.health != Health::Down || again, "session {number} connects to {}, which is down", target.name);
+        let few = servers.len() as u64 <= most || pair.hazy;
+        assert!(few, "session {number} tries {} servers, not {most}", servers.len());
+        // Who wants a role goes by that.
+        let down = target.health == Health::Down && pair.wish.is_none();
+        assert!(!down || again, "session {number} connects to {}, which is down", target.name);
         let ready = target.standing == Standing::Ready;
         assert!(ready || again, "session {number} connects to {}, which is in {:?}", target.name, target.standing);
         let client = &self.socks[pair.client];
@@ -194,7 +227,11 @@ impl World {
             target.due_ns = target.due_ns.max(now) + interval_ns;
         }
         let began_ns = self.now;
-        let attempt = Attempt { target: index, began_ns, cancelled_ns: None, result: None, connected_ns: None };
+        let last = self.pairs[number].attempts.last().filter(|last| again && last.target == index);
+        let (proofs, sources) = last.map_or((self.targets[index].proofs, 1), |last| (last.proofs, last.sources + 1));
+        let (cancelled_ns, result, connected_ns) = (None, None, None);
+        let attempt = Attempt { target: index, proofs, sources, began_ns, cancelled_ns, result, connected_ns };
+        self.leave_astray(number, index);
         let pair = &mut self.pairs[number];
         if pair.attempts.is_empty() {
             let client = &self.socks[pair.client];
@@ -248,7 +285,7 @@ impl World {
         self.conclude(number, result);
         if let Some(Attempt { target, began_ns, cancelled_ns: Some(at), .. }) = self.pairs[number].attempts.last() {
             let had = at - began_ns;
-            let hurried = self.is_evicting(*target, *at);
+            let hurried = self.is_evicting(*target, *at) || self.is_called_away(&self.pairs[number], *at);
             let waited = had >= self.terms(*target).connect_ns;
             assert!(waited || hurried, "session {number} gives its connect up after {had} ns");
         }
@@ -273,7 +310,10 @@ impl World {
     /// Bytes have moved to a socket, or a FIN.
     pub fn touched(&mut self, id: usize) {
         if let Some(number) = self.socks[id].pair {
-            self.pairs[number].active_ns = self.now;
+            let answered = !self.is_server(id);
+            let pair = &mut self.pairs[number];
+            pair.active_ns = self.now;
+            pair.answered = answered;
         }
     }
 
@@ -373,7 +413,7 @@ impl World {
     /// Workers are told to end the sessions of a server.
     pub fn condemn(&mut self, target: usize) {
         self.targets[target].evicted_ns = self.now;
-        for pair in self.pairs.iter_mut().filter(|pair| !pair.over && pair.relaying) {
+        for pair in self.pairs.iter_mut().filter(|pair| !pair.over && pair.relaying && pair.wish.is_none()) {
             pair.condemned |= pair.attempts.last().is_some_and(|attempt| attempt.target == target);
         }
     }
@@ -407,6 +447,7 @@ impl World {
             assert!(!pair.condemned || !told, "session {number} is to end with its server, and lives on");
             assert!(!pair.doomed || !told, "session {number} is to end by an operator's wish, and lives on");
             self.check_timers(number, pair);
+            self.check_astray(number, pair);
             let sockets = [Some(pair.client), pair.server];
             let mut flights = sockets.into_iter().flatten().flat_map(|id| &self.socks[id].flights);
             if flights.all(|(lane, key)| self.lanes[*lane].is_silent(*key)) {
@@ -516,6 +557,11 @@ impl World {
         if told {
             self.see("a client is told what the last server said");
         }
+        if let (true, Ending::RoleLost) = (self.roles.is_some(), ending) {
+            let wrong = self.role_contradiction(number);
+            assert!(wrong.is_none(), "session {number} ends as role_lost: {}", wrong.unwrap_or_default());
+            return;
+        }
         let pair = &self.pairs[number];
         if let Some(why) = self.contradiction(pair, ending) {
             panic!("session {number} ends as {}: {why}", ending.reason());
@@ -588,7 +634,10 @@ impl World {
                 must(full && pair.attempts.is_empty(), "it could have waited")
             }
             Ending::QueueTimeout => {
-                let waited = queue.queue_limit > 0 && self.now - pair.bereft_ns >= queue.queue_ns;
+                // Who waits for a role may have waited before.
+                let first_ns = pair.attempts.first().map_or(pair.opened_ns, |first| first.began_ns);
+                let since_ns = if pair.wish.is_some() { first_ns } else { pair.bereft_ns };
+                let waited = queue.queue_limit > 0 && self.now - since_ns >= queue.queue_ns;
                 must(waited && !pair.relaying, "it has not waited for so long")
             }
             Ending::QueueLeft => {
@@ -606,7 +655,8 @@ impl World {
                 let since = last.and_then(|last| last.connected_ns).unwrap_or(self.now);
                 let had = terms.is_some_and(|terms| self.now - since >= terms.connect_ns);
                 let vanished = server.is_some_and(|server| server.peer.vanished);
-                let hurried = last.is_some_and(|last| self.is_evicting(last.target, self.now));
+                let hurried = last.is_some_and(|last| self.is_evicting(last.target, self.now))
+                    || self.is_called_away(pair, self.now);
                 must((had || vanished || hurried) && !pair.relaying, "the last server had time left to greet")
             }
             Ending::IdleTimeout => {

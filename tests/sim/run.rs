@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use ringway::dataplane::commons::{Commons, Mail};
 use ringway::dataplane::ending::{ConnectResult, Refusal};
+use ringway::dataplane::evict::Eviction;
 use ringway::dataplane::exodus::Exodus;
 use ringway::dataplane::roll::{Roll, Task, Whose};
 use ringway::dataplane::shard::Shard;
@@ -91,9 +92,18 @@ pub const RARE: [&str; 31] = [
 /// What is seen in a run, for the summary.
 pub type Seen = BTreeMap<&'static str, u64>;
 
+/// Which world a seed is run in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Servers are all alike.
+    Plain,
+    /// They have roles, and listeners want them.
+    Roles,
+}
+
 /// Runs a seed. Panics at the first thing that should not be.
-pub fn run(seed: u64, trace: &Trace) -> Seen {
-    let mut run = Run::new(seed, trace.clone());
+pub fn run(kind: Kind, seed: u64, trace: &Trace) -> Seen {
+    let mut run = Run::new(kind, seed, trace.clone());
     run.serve();
     run.fall_silent();
     run.stop();
@@ -102,10 +112,14 @@ pub fn run(seed: u64, trace: &Trace) -> Seen {
 }
 
 impl Run {
-    fn new(seed: u64, trace: Trace) -> Self {
+    fn new(kind: Kind, seed: u64, trace: Trace) -> Self {
         let mut world = World::new(Rng::new(seed), WORKERS, trace);
+        if kind == Kind::Roles {
+            world.begin_roles();
+        }
         let mut stage = Stage::draw(&mut world);
         let scene = stage.build(&mut world);
+        world.draw_roles();
         let most = if world.rng.chance(200) { world.rng.range(1, 10) as u32 } else { 10_000 };
         let commons = Arc::new(Commons::new(WORKERS, scene, most));
         let workers = (0..WORKERS).map(|index| Worker::new(index, &commons, &mut world, seed)).collect();
@@ -142,8 +156,17 @@ impl Run {
             let lane = self.world.haste.index(WORKERS);
             self.world.schedule(at, Errand::Haste(lane));
         }
-        if self.world.is_in_want {
+        if self.world.is_in_want || self.world.roles.is_some() {
             self.schedule_rushes(span);
+        }
+        if let Some(roles) = &mut self.world.roles {
+            let (changes, proofs) = (roles.rng.range(2, 12), roles.rng.below(30));
+            for (count, errand) in [(changes, Errand::Role), (proofs, Errand::Proof)] {
+                for _ in 0..count {
+                    let after = self.world.roles.as_mut().map_or(0, |roles| roles.rng.below(span));
+                    self.world.schedule(self.world.now + after, errand);
+                }
+            }
         }
         let rolls = if self.world.classic { 0 } else { self.world.haste.below(4) };
         for _ in 0..rolls {
@@ -310,11 +333,19 @@ impl Run {
             }
             Errand::Health => {
                 if let Some(Mail::Evict(order)) = self.stage.set_health(&mut self.world) {
-                    for lane in 0..WORKERS {
-                        self.post(lane, Mail::Evict(Arc::clone(&order)));
-                    }
+                    self.give_order(&order);
                 }
                 self.call_waiting();
+            }
+            Errand::Role => {
+                let orders = self.world.change_roles();
+                orders.into_iter().for_each(|order| self.give_order(&order));
+                self.call_waiting();
+            }
+            Errand::Proof => {
+                if self.world.prove_one() {
+                    self.call_waiting();
+                }
             }
             Errand::Letter(lane) => {
                 self.world.letters -= 1;
@@ -341,6 +372,13 @@ impl Run {
         }
     }
 
+    /// The workers are to end sessions of a server.
+    fn give_order(&mut self, order: &Arc<Eviction>) {
+        for lane in 0..WORKERS {
+            self.post(lane, Mail::Evict(Arc::clone(order)));
+        }
+    }
+
     fn client_comes(&mut self) {
         let open: Vec<usize> = (0..self.world.doors.len()).filter(|&at| self.world.doors[at].open).collect();
         let door = self.world.rng.one_of(&open);
@@ -352,6 +390,7 @@ impl Run {
         self.stage.change(&mut self.world);
         let scene = self.stage.build(&mut self.world);
         note!(self.world, "reload: generation {}", scene.plan.generation);
+        self.world.forget_roles();
         self.commons.scene.store(Arc::new(scene));
     }
 
@@ -494,6 +533,9 @@ impl Run {
             let leaves = matches!(mail, Mail::Drain | Mail::Stop);
             let takes_up = leaves || matches!(mail, Mail::NewScene);
             let connection = matches!(mail, Mail::Connection { .. });
+            if let (Mail::Evict(order), Some(roles)) = (&mail, &mut kernel.world.roles) {
+                roles.obey(lane, order, now);
+            }
             worker.shard.obey(mail, now, &mut kernel);
             if connection {
                 kernel.world.see("a connection is handed over");

@@ -12,7 +12,9 @@ use ringway::dataplane::commons::{Door, Mail, Scene};
 use ringway::dataplane::ending::Ending;
 use ringway::dataplane::evict::{Eviction, Whom};
 
+use crate::oracle::Pair;
 use crate::rng::Rng;
+use crate::roles::{Keeps, wish_text};
 use crate::world::{SimDoor, World};
 
 const MS: u64 = 1_000_000;
@@ -85,6 +87,10 @@ pub struct Target {
     /// What checks found.
     pub health: Health,
     pub ejected: bool,
+    /// Whose sessions may stay with it, by its role.
+    pub keeps: Keeps,
+    /// Checks of it that have passed.
+    pub proofs: u64,
     /// When workers were last told to end its sessions, and to give up connects to it; 0: never.
     pub evicted_ns: u64,
     /// Not in the published plan; connections accepted after this many are not for it.
@@ -153,6 +159,8 @@ impl Stage {
                     standing: Standing::Ready,
                     health: Health::Unchecked,
                     ejected: false,
+                    keeps: Keeps::default(),
+                    proofs: 0,
                     evicted_ns: 0,
                     removed_at: None,
                     ledger: None,
@@ -166,9 +174,16 @@ impl Stage {
         if world.is_in_want {
             make_scarce(world);
         }
+        if world.roles.is_some() {
+            make_databases(world);
+        }
         let listeners: Vec<SimListener> = (0..world.rng.range(1, 3))
             .map(|_| SimListener { pool: world.rng.index(pools), present: true, door: None })
             .collect();
+        world.wishes = match &mut world.roles {
+            Some(roles) => listeners.iter().map(|_| roles.draw_wish()).collect(),
+            None => vec![None; listeners.len()],
+        };
         let ledgers = listeners.iter().map(|_| None).collect();
         let workers = world.lanes.len();
         let access = !world.rng.chance(100);
@@ -205,7 +220,9 @@ impl Stage {
     fn text(&self, world: &World) -> String {
         let mut text = format!("[log]\naccess = {}\n", self.access);
         for (index, listener) in self.listeners.iter().enumerate().filter(|(_, listener)| listener.present) {
-            let _ = writeln!(text, "[listeners.l{index}]\nbind = '{}'\npool = 'p{}'", bind(index), listener.pool);
+            let wish = wish_text(world.wishes[index]);
+            let _ =
+                writeln!(text, "[listeners.l{index}]\nbind = '{}'\npool = 'p{}'\n{wish}", bind(index), listener.pool);
         }
         for (index, terms) in world.pools.iter().enumerate() {
             let _ = writeln!(text, "[pools.p{index}]\nservers = [");
@@ -220,10 +237,11 @@ impl Stage {
                 );
             }
             let ms = |ns: u64| ns / MS;
+            let check = if world.roles.is_some() { "{ type = 'mysql', user = 'lb' }" } else { "'off'" };
             let sources: Vec<String> = (0..terms.sources).map(|i| format!("'10.9.0.{}'", i + 1)).collect();
             let _ = writeln!(
                 text,
-                "]\nkind = '{}'\ncheck = 'off'\npolicy = '{}'\nconnect_timeout = '{}ms'\nconnect_attempts = {}\nidle_timeout = '{}ms'\nhalf_close_timeout = \
+                "]\nkind = '{}'\ncheck = {check}\npolicy = '{}'\nconnect_timeout = '{}ms'\nconnect_attempts = {}\nidle_timeout = '{}ms'\nhalf_close_timeout = \
                  '{}ms'\nmax_lifetime = '{}ms'\nsource = [{}]\n\
                  queue = {{ limit = {}, timeout = '{}ms' }}\nslow_start = '{}ms'",
                 if terms.gate { "mysql" } else { "tcp" },
@@ -249,7 +267,7 @@ impl Stage {
             .unwrap_or_else(|complaints| panic!("{complaints}\n{text}"));
         let plan = Arc::new(draft.compile(&mut self.registry, self.plan.as_deref()));
         self.warm_up(&plan);
-        for target in &mut world.targets {
+        for (index, target) in world.targets.iter_mut().enumerate() {
             let servers = plan.pools.iter().flat_map(|pool| &pool.servers);
             if let Some(server) = servers.into_iter().find(|server| *server.name == *target.name) {
                 server.ledger.set_standing(target.standing);
@@ -257,6 +275,9 @@ impl Stage {
                 let same = target.ledger.as_ref().is_some_and(|ledger| Arc::ptr_eq(ledger, &server.ledger));
                 if !same {
                     (target.health, target.ejected) = (Health::Unchecked, false);
+                    target.keeps = Keeps::default();
+                    let with_it = |pair: &&mut Pair| pair.attempts.iter().any(|attempt| attempt.target == index);
+                    world.pairs.iter_mut().filter(with_it).for_each(|pair| pair.hazy = true);
                 }
                 target.ledger = Some(Arc::clone(&server.ledger));
             }
@@ -331,9 +352,13 @@ impl Stage {
             return None;
         }
         world.condemn(index);
-        // No listener wants a role here: what it is called is all that a lost one changes.
+        // Where no listener wants a role, what it is called is all that a lost one changes.
         let ending = world.rng.one_of(&[Ending::ServerDown, Ending::RoleLost]);
-        Some(Mail::Evict(Arc::new(Eviction { server: ledger, ending, whom: Whom::All })))
+        let (ending, whom) = match world.roles {
+            Some(_) => (Ending::ServerDown, Whom::Roleless),
+            None => (ending, Whom::All),
+        };
+        Some(Mail::Evict(Arc::new(Eviction { server: ledger, ending, whom })))
     }
 }
 
@@ -350,6 +375,26 @@ fn make_scarce(world: &mut World) {
         target.max = want.range(1, 4) as u32;
         target.weight = target.weight.max(1);
         target.backup = false;
+    }
+}
+
+/// Servers that speak first and have roles; sessions may wait for theirs.
+fn make_databases(world: &mut World) {
+    let World { roles, pools, targets, .. } = world;
+    let Some(roles) = roles else { return };
+    // One patience for all: a worker that has not heard of a reload yet may lead a session to the pool of before.
+    let queue_limit = if roles.rng.chance(350) { 0 } else { roles.rng.range(5, 30) as usize };
+    let queue_ns = roles.rng.range(50, 3_000) * MS;
+    for (index, terms) in pools.iter_mut().enumerate() {
+        terms.gate = true;
+        terms.slow_start_ms = 0;
+        (terms.queue_limit, terms.queue_ns) = (queue_limit, queue_ns);
+        let mut members = targets.iter_mut().filter(|target| target.pool == index);
+        let first = members.next().expect("a pool has a server");
+        // Where nobody wants a role, a queue must be before somebody who could be full.
+        if first.max == 0 && first.rate.is_none() {
+            first.max = roles.rng.range(2, 8) as u32;
+        }
     }
 }
 

@@ -42,13 +42,14 @@ impl World {
             // Whatever scenes a worker took up since, or missed, it did so for both.
             let alike = earlier.scene == client.scene && (earlier.far == client.far || client.scene == self.scenes);
             let same = alike && earlier.members == client.members && !earlier.is_late && !client.is_late;
-            assert!(!(waits && same), "session {number} is served before session {other}, which waits");
+            let alike = self.pairs[other].wish == pair.wish;
+            assert!(!(waits && same && alike), "session {number} is served before session {other}, which waits");
         }
     }
 
     /// Its listener is gone, or leads elsewhere: which of the scenes before that its worker took up last is not known here, for it
     /// may miss some.
-    fn is_stray(&self, client: usize) -> bool {
+    pub fn is_stray(&self, client: usize) -> bool {
         let Far::Client { door } = self.socks[client].far else { return false };
         let (listener, pool) = (self.doors[door].listener, self.socks[client].pool);
         let leads = |other: &SimDoor| other.open && other.listener == listener && other.pool == pool;
@@ -71,6 +72,7 @@ impl World {
     /// Sessions that wait for a place: there is none for them, and none has waited for too long. How many there are.
     pub fn check_waiting(&mut self) -> usize {
         let mut waiting = 0;
+        self.note_patience();
         for (number, pair) in self.pairs.iter().enumerate() {
             // A server that was let go is parted with once the watch on it has ended.
             let served = |id: usize| self.socks[id].is_open() || !self.socks[id].flights.is_empty();
@@ -84,6 +86,8 @@ impl World {
             let slack = TICK_NS + 2 * self.faults.latency_ns + 2 * self.faults.sluggish_ns;
             let late = self.now > pair.bereft_ns + terms.queue_ns + slack;
             assert!(!late, "session {number} waits for ever");
+            let late = pair.awaits_ns.is_some_and(|since_ns| self.now > since_ns + terms.queue_ns + slack);
+            assert!(!late, "session {number} waits for ever, again and again");
             // Who has tried somebody keeps its plan.
             let newest = client.scene == self.scenes || pair.scene < self.scenes;
             let is_known = match pair.attempts.is_empty() {
@@ -93,29 +97,49 @@ impl World {
             if !is_known {
                 continue;
             }
+            if let Some(wish) = pair.wish {
+                self.check_waiting_for(number, wish);
+                continue;
+            }
             let untried = |index: &&usize| pair.attempts.iter().all(|attempt| attempt.target != **index);
             let takes = |index: &&usize| {
                 let target = &self.targets[**index];
                 target.weight > 0 && target.standing == Standing::Ready && target.health != Health::Down
             };
             let class = |index: &usize| self.targets[*index].grade();
-            let has_room = |index: &&usize| {
-                let target = &self.targets[**index];
-                // Who waits for a rate looks at times.
-                let (_, slack_ns) = target.pace_ns();
-                let late_ns = 2_000_000 + 2 * self.faults.sluggish_ns + 2 * self.faults.latency_ns;
-                let soon = target.rate.is_some() && target.due_ns + late_ns > self.now + slack_ns;
-                target.places().is_none_or(|places| self.open_to(**index) < places) && !soon
-            };
             let usable = || client.members.iter().filter(untried).filter(takes);
             let best = usable().map(class).min();
-            if let Some(&room) = usable().filter(|index| Some(class(index)) == best).find(has_room) {
+            if let Some(&room) =
+                usable().filter(|index| Some(class(index)) == best).find(|index| self.has_room(**index))
+            {
                 panic!("session {number} waits though there is room on {}", self.targets[room].name);
             }
         }
         if waiting > 0 {
-            self.see("a session waits for a place");
+            self.see(if self.roles.is_some() { "a session waits for a role" } else { "a session waits for a place" });
         }
         waiting
+    }
+
+    /// Whether a server has a place, and has had it for long enough.
+    pub fn has_room(&self, index: usize) -> bool {
+        let target = &self.targets[index];
+        // Who waits for a rate looks at times.
+        let (_, slack_ns) = target.pace_ns();
+        let late_ns = 2_000_000 + 2 * self.faults.sluggish_ns + 2 * self.faults.latency_ns;
+        let soon = target.rate.is_some() && target.due_ns + late_ns > self.now + slack_ns;
+        target.places().is_none_or(|places| self.open_to(index) < places) && !soon
+    }
+
+    /// Who wants a role and has tried a server is patient once, however often that is tried again.
+    fn note_patience(&mut self) {
+        let Self { pairs, socks, now, .. } = self;
+        for pair in pairs.iter_mut().filter(|pair| !pair.over && pair.wish.is_some() && !pair.attempts.is_empty()) {
+            let served = pair.server.is_some_and(|id| socks[id].is_open() || !socks[id].flights.is_empty());
+            if !served {
+                pair.awaits_ns.get_or_insert(*now);
+                pair.waited = true;
+            }
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 
+use ringway::config::plan::RoleWish;
 use ringway::kernel::{Interest, Readiness, Sock};
 
 use crate::faults::Faults;
@@ -15,6 +16,7 @@ use crate::greeting::Greeting;
 use crate::oracle::Pair;
 use crate::peer::Peer;
 use crate::rng::Rng;
+use crate::roles::Roles;
 use crate::scene::{PoolTerms, Target};
 use crate::socket::{Far, Hold, Socket};
 
@@ -62,6 +64,10 @@ pub enum Errand {
     Standing,
     /// The control thread learns something of a server.
     Health,
+    /// It learns of a role that is lost or found.
+    Role,
+    /// It hears that a server works.
+    Proof,
     /// A letter about a new scene comes late.
     Letter(usize),
     /// Servers that ramp have warmed up a little.
@@ -151,6 +157,10 @@ pub struct World {
     /// For runs in want: places are few, clients many, and servers go and come back.
     pub want: Rng,
     pub is_in_want: bool,
+    /// For runs in which servers have roles.
+    pub roles: Option<Roles>,
+    /// By listener: whom its sessions want.
+    pub wishes: Vec<Option<RoleWish>>,
     pub faults: Faults,
     pub trace: Trace,
     pub socks: Vec<Socket>,
@@ -199,6 +209,8 @@ impl World {
             marching: None,
             is_in_want: !classic && want.chance(200),
             want,
+            roles: None,
+            wishes: Vec::new(),
             rng,
             faults,
             trace,
