@@ -14,10 +14,13 @@
 //!
 //! Files: `world` (sockets, queues, pipes, what will happen when) · `socket` (a TCP connection's corners) · `peer` (the far
 //! ends) · `greeting` (what a MySQL server says first) · `flight` (requests and their events) · `kernel` (the trait) · `scene` (configurations) · `faults` (what goes
-//! wrong in a run) · `oracle` (what must hold), `waiting` (the same of queues), `roles` (of MySQL servers that have roles) · `run` (the loop and the life of a run).
+//! wrong in a run) · `oracle` (what must hold), `waiting` (the same of queues), `roles` (of MySQL servers that have roles),
+//! `books` (what is counted) · `run` (the loop and the life of a run).
 //!
 //! A seed that found something becomes a test of its own at the end of this file.
 
+#[path = "sim/books.rs"]
+mod books;
 #[path = "sim/faults.rs"]
 mod faults;
 #[path = "sim/flight.rs"]

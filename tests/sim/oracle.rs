@@ -13,7 +13,7 @@ use ringway::kernel::{Close, Errno, Sock, Token};
 
 use crate::flight::{FlightKey, Kind};
 use crate::scene::PoolTerms;
-use crate::socket::{Far, Hold, Socket};
+use crate::socket::{Far, Hold, Socket, is_shortage, says_no};
 use crate::world::{World, note};
 
 /// A timer may be this late: a tick of the wheel, and the rounding to it.
@@ -683,21 +683,4 @@ impl World {
             Ending::Internal => Some("it must never".into()),
         }
     }
-}
-
-/// What means that a connect found no way: none of those that say more.
-fn says_no(errno: Errno) -> bool {
-    let more = [
-        Errno::ECONNREFUSED,
-        Errno::ECONNRESET,
-        Errno::ETIMEDOUT,
-        Errno::ECANCELED,
-        Errno::EADDRNOTAVAIL,
-        Errno::EADDRINUSE,
-    ];
-    !more.contains(&errno) && !is_shortage(errno)
-}
-
-fn is_shortage(errno: Errno) -> bool {
-    matches!(errno, Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)
 }

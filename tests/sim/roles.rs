@@ -391,7 +391,7 @@ impl World {
         assert!(self.now <= end, "session {number} stays with a server that has lost its role, beyond its grace");
         let client = &self.socks[pair.client];
         let whole = !pair.half && !client.dead && !server.dead && !client.fin_arrived && !server.fin_arrived;
-        let silent = client.unread() == 0 && server.unread() == 0 && self.holds_nothing(pair);
+        let silent = client.unread() == 0 && server.unread() == 0 && client.unsent() == 0 && self.holds_nothing(pair);
         if pair.relaying && pair.answered && whole && silent {
             let end = pair.active_ns.max(obeyed_ns) + SWEEP_NS + slack;
             assert!(self.now <= end, "session {number} is idle, and stays with a server that has lost its role");

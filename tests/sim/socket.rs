@@ -207,3 +207,21 @@ impl Socket {
         self.hold == Hold::Open
     }
 }
+
+/// What means that a connect found no way: none of those that say more.
+pub fn says_no(errno: Errno) -> bool {
+    let more = [
+        Errno::ECONNREFUSED,
+        Errno::ECONNRESET,
+        Errno::ETIMEDOUT,
+        Errno::ECANCELED,
+        Errno::EADDRNOTAVAIL,
+        Errno::EADDRINUSE,
+    ];
+    !more.contains(&errno) && !is_shortage(errno)
+}
+
+/// What means that something ran short here.
+pub fn is_shortage(errno: Errno) -> bool {
+    matches!(errno, Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)
+}
