@@ -65,7 +65,8 @@ pub const BUDGET: usize = 1 << 18;
 /// Bytes the socket of a long stream gathers before it tells of them. The kernel lets its buffer grow to twice as much
 /// (tcp_set_rcvlowat), within `net.ipv4.tcp_rmem`.
 pub const GATHERED: usize = 1 << 20;
-/// Sockets that a worker keeps to connect anew, per family.
+/// Sockets that a worker keeps to connect anew, per family. No descriptors are set aside for them: where there are none left,
+/// these are let go.
 pub const SPARES_MAX: usize = 32;
 /// Spills a worker keeps for reuse, [`BUFFER`] bytes each.
 pub const SPILLS_IDLE_MAX: usize = 64;

@@ -12,20 +12,6 @@ use crate::harness::ground::Ground;
 use crate::harness::peers::{Server, connect, end_of, exchange, read_exactly};
 use crate::harness::ringway::{Ringway, one_pool};
 
-/// What a verb said, and its exit code.
-fn verb(ringway: &Ringway, words: &[&str]) -> (i32, String) {
-    let output = ringway.verb(words);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    (output.status.code().expect("no signal"), said)
-}
-
-/// What a verb said that did what it was told.
-fn done(ringway: &Ringway, words: &[&str]) -> String {
-    let (code, said) = verb(ringway, words);
-    assert_eq!(code, 0, "{words:?}: {said}");
-    said
-}
-
 /// So many who have asked something and had their answer, and who serves each.
 fn crowd(front: SocketAddr, count: usize) -> Vec<(Vec<u8>, TcpStream)> {
     let newcomer = |_| {
@@ -64,7 +50,7 @@ fn a_node_is_drained_over_a_time() {
     ringway.await_metric("ringway_bytes_total", &[("direction", "in")], |bytes| bytes >= 110.0);
 
     let begun = Instant::now();
-    let said = done(&ringway, &["drain", "--for", "2s"]);
+    let said = ringway.done(&["drain", "--for", "2s"]);
     assert_eq!(said, "not ready; 21 sessions: the idle ones are ended over 2s, the busy ones go on\n");
     assert_eq!(ringway.page("/readyz").0, 503);
     ringway.reload_with(&one_pool(front, &[a.address()], "# who comes now is served\n"));
@@ -79,14 +65,14 @@ fn a_node_is_drained_over_a_time() {
     assert_eq!((&record["code"], &record["bytes_in"]), (&"KD".into(), &5.into()));
 
     // Those that are busy, too, when that is asked for; and it can be taken back.
-    let said = done(&ringway, &["drain", "--for", "1h", "--close"]);
+    let said = ringway.done(&["drain", "--for", "1h", "--close"]);
     assert!(said.contains("2 sessions: the idle ones are ended over 1h, then the others"), "{said}");
-    assert_eq!(done(&ringway, &["drain", "--undo"]), "ready; 2 sessions go on\n");
+    assert_eq!(ringway.done(&["drain", "--undo"]), "ready; 2 sessions go on\n");
     await_event(&ringway, "no more sessions are ended; 0 were");
-    done(&ringway, &["drain", "--for", "1s", "--close"]);
+    ringway.done(&["drain", "--for", "1s", "--close"]);
     assert_eq!(end_of(&mut busy), Err(ErrorKind::ConnectionReset));
     await_event(&ringway, "everybody is ended, 2 sessions in all");
-    done(&ringway, &["drain", "--undo"]);
+    ringway.done(&["drain", "--undo"]);
     drop((idle, late));
     ringway.settles();
     ringway.end_well();
@@ -99,11 +85,11 @@ fn the_sessions_of_a_server_are_led_to_the_others() {
     let front = ground.address();
     let mut ringway = Ringway::start(&ground, &one_pool(front, &[a.address(), b.address()], ""));
     let mut clients = crowd(front, 20);
-    let said = done(&ringway, &["server", "set", "pool/s0", "--state", "drain", "--for", "1h"]);
+    let said = ringway.done(&["server", "set", "pool/s0", "--state", "drain", "--for", "1h"]);
     assert!(said.contains("pool/s0: the idle ones are ended over 1h, the busy ones go on"), "{said}");
-    done(&ringway, &["server", "set", "pool/s0", "--state", "ready"]);
+    ringway.done(&["server", "set", "pool/s0", "--state", "ready"]);
     await_event(&ringway, "no more sessions are ended; 0 were");
-    let said = done(&ringway, &["server", "set", "pool/s0", "--state", "maint", "--for", "2s", "--wait"]);
+    let said = ringway.done(&["server", "set", "pool/s0", "--state", "maint", "--for", "2s", "--wait"]);
     assert!(said.ends_with("pool/s0: no sessions left\n"), "{said}");
     await_event(&ringway, "no session is left of those that were to go; 10 of them were ended");
     let (mut theirs, mut others): (Vec<_>, Vec<_>) = clients.drain(..).partition(|(name, _)| name == b"a");
@@ -122,10 +108,10 @@ fn the_sessions_of_a_server_are_led_to_the_others() {
         (vec!["drain", "--undo", "--for", "2s"], 2, "--undo"),
         (vec!["drain", "--close"], 2, "--for"),
     ] {
-        let (code, said) = verb(&ringway, &words);
+        let (code, said) = ringway.said(&words);
         assert!(code == exit && said.contains(part), "{words:?}: {code} {said}");
     }
-    let status: Value = serde_json::from_str(&done(&ringway, &["status", "--json"])).expect("JSON");
+    let status: Value = serde_json::from_str(&ringway.done(&["status", "--json"])).expect("JSON");
     assert_eq!(status["state"], "running", "nothing of it came into force");
     drop((theirs, others, back));
     ringway.settles();
@@ -139,12 +125,12 @@ fn a_pool_is_brought_into_balance() {
     let front = ground.address();
     let addresses: Vec<SocketAddr> = servers.iter().map(Server::address).collect();
     let mut ringway = Ringway::start(&ground, &one_pool(front, &addresses, "policy = \"least-connections\""));
-    done(&ringway, &["server", "set", "pool/s2", "--state", "maint"]);
+    ringway.done(&["server", "set", "pool/s2", "--state", "maint"]);
     let mut clients = crowd(front, 20);
-    let said = done(&ringway, &["rebalance", "pool", "--dry-run"]);
+    let said = ringway.done(&["rebalance", "pool", "--dry-run"]);
     assert!(said.ends_with("pool: nothing to even out\n") && !said.contains("s2"), "{said}");
-    done(&ringway, &["server", "set", "pool/s2", "--state", "ready"]);
-    let said = done(&ringway, &["rebalance", "pool", "--dry-run", "--for", "2s"]);
+    ringway.done(&["server", "set", "pool/s2", "--state", "ready"]);
+    let said = ringway.done(&["rebalance", "pool", "--dry-run", "--for", "2s"]);
     assert_eq!(
         said,
         "pool/s0: 10 sessions, share 7, 3 too many (10 of all are idle now)\n\
@@ -153,17 +139,17 @@ fn a_pool_is_brought_into_balance() {
          pool: 6 sessions would be ended, if idle, over 2s\n"
     );
     // It goes on only as long as it makes sense, and until it is stopped.
-    done(&ringway, &["rebalance", "pool", "--for", "1h"]);
-    done(&ringway, &["server", "set", "pool/s2", "--state", "drain"]);
+    ringway.done(&["rebalance", "pool", "--for", "1h"]);
+    ringway.done(&["server", "set", "pool/s2", "--state", "drain"]);
     await_event(&ringway, "nobody has too many that might move; 0 of 6 sessions were ended");
-    done(&ringway, &["server", "set", "pool/s2", "--state", "ready"]);
-    done(&ringway, &["rebalance", "pool", "--for", "1h"]);
-    assert_eq!(done(&ringway, &["rebalance", "pool", "--stop"]), "pool: no more sessions are ended; 0 were\n");
-    assert_eq!(done(&ringway, &["rebalance", "pool", "--stop"]), "pool: no more sessions are ended; 0 were\n");
+    ringway.done(&["server", "set", "pool/s2", "--state", "ready"]);
+    ringway.done(&["rebalance", "pool", "--for", "1h"]);
+    assert_eq!(ringway.done(&["rebalance", "pool", "--stop"]), "pool: no more sessions are ended; 0 were\n");
+    assert_eq!(ringway.done(&["rebalance", "pool", "--stop"]), "pool: no more sessions are ended; 0 were\n");
     assert_eq!(count_reset(&mut clients), 0);
 
     let begun = Instant::now();
-    let said = done(&ringway, &["rebalance", "pool", "--for", "2s"]);
+    let said = ringway.done(&["rebalance", "pool", "--for", "2s"]);
     assert!(said.ends_with("pool: 6 sessions are ended, if idle, over 2s\n"), "{said}");
     ringway.await_metric("ringway_sessions_ended_total", &[("reason", "moved")], |ended| ended == 6.0);
     assert!(begun.elapsed() >= Duration::from_secs(1), "one after the other: {:?}", begun.elapsed());
@@ -171,7 +157,7 @@ fn a_pool_is_brought_into_balance() {
     assert_eq!(count_reset(&mut clients), 6);
     let back = crowd(front, 6);
     assert!(back.iter().all(|(name, _)| name == b"c"), "they are where there is room");
-    let said: Value = serde_json::from_str(&done(&ringway, &["rebalance", "pool", "--json"])).expect("JSON");
+    let said: Value = serde_json::from_str(&ringway.done(&["rebalance", "pool", "--json"])).expect("JSON");
     assert_eq!((&said["excess"], &said["servers"][2]["sessions"]), (&0.into(), &6.into()), "{said}");
     assert_eq!(ringway.ended("moved"), 6.0);
 
@@ -182,7 +168,7 @@ fn a_pool_is_brought_into_balance() {
         (vec!["rebalance", "pool", "--stop", "--dry-run"], 2, "--dry-run"),
         (vec!["rebalance", "pool", "--for", "0s"], 2, "from 1s"),
     ] {
-        let (code, said) = verb(&ringway, &words);
+        let (code, said) = ringway.said(&words);
         assert!(code == exit && said.contains(part), "{words:?}: {code} {said}");
     }
     drop((clients, back));
@@ -204,14 +190,14 @@ fn who_is_busy_is_not_moved() {
     let other = Server::named_echo(&ground, "b");
     let front = ground.address();
     let mut ringway = Ringway::start(&ground, &one_pool(front, &[slow.address(), other.address()], ""));
-    done(&ringway, &["server", "set", "pool/s1", "--state", "maint"]);
+    ringway.done(&["server", "set", "pool/s1", "--state", "maint"]);
     let mut clients = crowd(front, 8);
     for (_, client) in &mut clients[2..] {
         std::io::Write::write_all(client, b"and?").expect("it is read");
     }
     ringway.await_metric("ringway_bytes_total", &[("direction", "in")], |bytes| bytes == 64.0);
-    done(&ringway, &["server", "set", "pool/s1", "--state", "ready"]);
-    let said = done(&ringway, &["rebalance", "pool", "--for", "1s"]);
+    ringway.done(&["server", "set", "pool/s1", "--state", "ready"]);
+    let said = ringway.done(&["rebalance", "pool", "--for", "1s"]);
     assert!(said.contains("pool/s0: 8 sessions, share 4, 4 too many (2 of all are idle now)"), "{said}");
     await_event(&ringway, "its time is up; 2 of 4 sessions were ended");
     assert_eq!(ringway.ended("moved"), 2.0);
@@ -248,9 +234,9 @@ fn readers_are_evened_out_and_writers_stay() {
     let shown = "db/db2 (replica): 8 sessions, share 4, 4 too many (8 of all are idle now)\n\
          db/db3 (replica): 0 sessions, share 4\n\
          db/db1 (primary): 12 sessions, share 12\n";
-    let said = done(&ringway, &["rebalance", "db", "--dry-run"]);
+    let said = ringway.done(&["rebalance", "db", "--dry-run"]);
     assert_eq!(said, format!("{shown}db: 4 sessions would be ended, if idle, over 1m\n"));
-    let said = done(&ringway, &["rebalance", "db", "--for", "1s"]);
+    let said = ringway.done(&["rebalance", "db", "--for", "1s"]);
     assert_eq!(said, format!("{shown}db: 4 sessions are ended, if idle, over 1s\n"));
     await_event(&ringway, "4 of 4 sessions were ended");
     assert_eq!(come_back(&mut readers, read), 4);
@@ -258,7 +244,7 @@ fn readers_are_evened_out_and_writers_stay() {
     assert_eq!(come_back(&mut writers, write), 0, "a writer had to come back");
     assert_eq!(ringway.ended("moved"), 4.0);
     assert!(ringway.records().iter().all(|record| record["reason"] != "moved" || record["server"] == "db2"));
-    let said = done(&ringway, &["rebalance", "db"]);
+    let said = ringway.done(&["rebalance", "db"]);
     assert!(said.ends_with("db: nothing to even out\n"), "{said}");
     drop((readers, writers));
     ringway.end_well();

@@ -20,13 +20,6 @@ fn names(of: &[&str]) -> BTreeSet<String> {
     of.iter().map(|&name| name.to_owned()).collect()
 }
 
-/// What a verb said, and its exit code.
-fn verb(ringway: &Ringway, words: &[&str]) -> (i32, String) {
-    let output = ringway.verb(words);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    (output.status.code().expect("no signal"), said)
-}
-
 #[test]
 fn a_server_is_drained_and_comes_back() {
     let ground = Ground::new();
@@ -39,29 +32,29 @@ fn a_server_is_drained_and_comes_back() {
         read_exactly(client, 1).expect("a name");
     }
 
-    let (code, said) = verb(&ringway, &["server", "set", "pool/s0", "--state", "drain"]);
+    let (code, said) = ringway.said(&["server", "set", "pool/s0", "--state", "drain"]);
     assert_eq!((code, said.as_str()), (0, "pool/s0: drain (was ready), weight 1, 1 session\n"));
     assert_eq!(answers(front, 6), names(&["b"]), "no newcomer gets the one that drains");
     for client in &mut clients {
         exchange(client, b"x").expect("sessions go on");
     }
-    let (code, said) = verb(&ringway, &["server", "set", "pool/s0", "--state", "maint", "--wait", "--timeout", "1"]);
+    let (code, said) = ringway.said(&["server", "set", "pool/s0", "--state", "maint", "--wait", "--timeout", "1"]);
     assert!(code == 1 && said.contains("still has 1 session after 1 s"), "{said}");
-    let status: Value = serde_json::from_str(&verb(&ringway, &["status", "--json"]).1).expect("JSON");
+    let status: Value = serde_json::from_str(&ringway.said(&["status", "--json"]).1).expect("JSON");
     assert_eq!(status["pools"][0]["servers"][0]["state"], "maint", "{status}");
 
     // A reload has no opinion on it.
     ringway.reload_with(&(config.clone() + "\n# the same\n"));
     assert_eq!(answers(front, 4), names(&["b"]));
-    let (_, said) = verb(&ringway, &["server", "set", "pool/s1", "--state", "drain"]);
+    let (_, said) = ringway.said(&["server", "set", "pool/s1", "--state", "drain"]);
     assert!(said.contains("pool pool has no server now that takes sessions"), "{said}");
     drop(clients);
-    let (code, said) = verb(&ringway, &["server", "set", "pool/s0", "--state", "ready", "--wait"]);
+    let (code, said) = ringway.said(&["server", "set", "pool/s0", "--state", "ready", "--wait"]);
     assert!(code == 0 && said.ends_with("pool/s0: no sessions left\n"), "{said}");
-    verb(&ringway, &["server", "set", "pool/s1", "--state", "ready"]);
+    ringway.said(&["server", "set", "pool/s1", "--state", "ready"]);
     assert_eq!(answers(front, 6), names(&["a", "b"]));
 
-    let (code, said) = verb(&ringway, &["server", "set", "pool/s9", "--state", "ready"]);
+    let (code, said) = ringway.said(&["server", "set", "pool/s9", "--state", "ready"]);
     assert!(code == 1 && said.contains("there are \"s0\", \"s1\""), "{said}");
     await_that("each wish to be on record with its user", || {
         let ours = ["\"event\":\"admin\"", "\"message\":\"server\"", "\"uid\":0", "\"pid\":"];
@@ -83,18 +76,18 @@ fn weight_and_limit_are_set_until_the_file_says_otherwise() {
     let config = one_pool(front, &[a.address(), b.address()], "");
     let ringway = Ringway::start(&ground, &config);
     assert_eq!(share(front, b"a", 20), 10);
-    let (code, said) = verb(&ringway, &["server", "set", "pool/s0", "--weight", "3"]);
+    let (code, said) = ringway.said(&["server", "set", "pool/s0", "--weight", "3"]);
     assert_eq!((code, said.as_str()), (0, "pool/s0: ready, weight 3, 0 sessions\n"));
     assert_eq!(share(front, b"a", 40), 30);
 
     // What is wrong is refused, and what was set stays.
-    let (code, said) = verb(&ringway, &["server", "set", "pool/s1", "--weight", "257"]);
+    let (code, said) = ringway.said(&["server", "set", "pool/s1", "--weight", "257"]);
     assert!(code == 2 && said.contains("0..=256"), "{said}");
-    verb(&ringway, &["server", "set", "pool/s0", "--weight", "0"]);
+    ringway.said(&["server", "set", "pool/s0", "--weight", "0"]);
     assert_eq!(share(front, b"a", 4), 0);
-    let (code, said) = verb(&ringway, &["server", "set", "pool/s1", "--weight", "0"]);
+    let (code, said) = ringway.said(&["server", "set", "pool/s1", "--weight", "0"]);
     assert!(code == 1 && said.contains("nobody would be served"), "{said}");
-    verb(&ringway, &["server", "set", "pool/s0", "--weight", "3"]);
+    ringway.said(&["server", "set", "pool/s0", "--weight", "3"]);
 
     // A reload that leaves the line alone leaves it; one that changes it means the file.
     ringway.reload_with(&(config.clone() + "\n# the same\n"));
@@ -102,10 +95,10 @@ fn weight_and_limit_are_set_until_the_file_says_otherwise() {
     let line = format!("address = \"{}\"", a.address());
     ringway.reload_with(&config.replace(&line, &format!("{line}, weight = 4")));
     assert_eq!(share(front, b"a", 40), 32);
-    let (_, said) = verb(&ringway, &["rollback"]);
+    let (_, said) = ringway.said(&["rollback"]);
     assert!(said.contains("weight 4 → 1"), "{said}");
 
-    let (_, said) = verb(&ringway, &["server", "set", "pool/s0", "--max-connections", "1", "--state", "ready"]);
+    let (_, said) = ringway.said(&["server", "set", "pool/s0", "--max-connections", "1", "--state", "ready"]);
     assert_eq!(said, "pool/s0: ready, weight 1, 0 sessions of at most 1\n");
     let held: Vec<_> = (0..6).map(|_| connect(front)).collect();
     ringway.await_metric("ringway_server_sessions", &[("server", "s1")], |sessions| sessions == 5.0);
@@ -126,7 +119,7 @@ fn sessions_are_listed_and_killed() {
         exchange(client, b"hello").expect("an echo");
     }
     let listed = |words: &[&str]| -> Value {
-        let (code, said) = verb(&ringway, &[&["sessions", "--json"], words].concat());
+        let (code, said) = ringway.said(&[&["sessions", "--json"], words].concat());
         assert_eq!(code, 0, "{said}");
         serde_json::from_str(&said).expect("JSON")
     };
@@ -149,10 +142,10 @@ fn sessions_are_listed_and_killed() {
         (["--server", "pool/s2"], "no server in pool \"pool\" named \"s2\"; there are \"s0\", \"s1\""),
         (["--server", "pol/s0"], "no pool named \"pol\""),
     ] {
-        let (code, said) = verb(&ringway, &[&["sessions"], &words[..]].concat());
+        let (code, said) = ringway.said(&[&["sessions"], &words[..]].concat());
         assert!(code == 1 && said.contains(part), "{said}");
     }
-    let (_, table) = verb(&ringway, &["sessions", "--limit", "2"]);
+    let (_, table) = ringway.said(&["sessions", "--limit", "2"]);
     assert!(table.starts_with("SESSION ") && table.contains("2 of 40 sessions"), "{table}");
 
     let of = |client: &std::net::TcpStream| {
@@ -162,7 +155,7 @@ fn sessions_are_listed_and_killed() {
     };
     let mut victim = clients.swap_remove(7);
     let name = of(&victim);
-    let (code, said) = verb(&ringway, &["kill", &name, "1-99999"]);
+    let (code, said) = ringway.said(&["kill", &name, "1-99999"]);
     assert!(
         code == 1 && said.contains(&format!("{name}: ended")) && said.contains("1-99999: there is no such"),
         "{said}"
@@ -170,7 +163,7 @@ fn sessions_are_listed_and_killed() {
     assert_eq!(end_of(&mut victim), Err(std::io::ErrorKind::ConnectionReset));
     let record = ringway.record("killed");
     assert_eq!((&record["session"], &record["code"]), (&name.clone().into(), &"KD".into()));
-    let (code, said) = verb(&ringway, &["kill", "nobody"]);
+    let (code, said) = ringway.said(&["kill", "nobody"]);
     assert!(code == 1 && said.contains("is no session's name"), "{said}");
     for client in &mut clients {
         exchange(client, b"x").expect("the others go on");
@@ -189,19 +182,19 @@ fn it_is_explained_who_serves_and_who_does_not() {
     let served = String::from_utf8(read_exactly(&mut connect(front), 1).expect("a name")).expect("a letter");
     let (chosen, other) = if served == "a" { ("s0", "s1") } else { ("s1", "s0") };
     let question = ["explain", "--listener", "front", "--source", "127.0.0.1"];
-    let (code, said) = verb(&ringway, &question);
+    let (code, said) = ringway.said(&question);
     assert!(code == 0 && said.contains(&format!("it gets {chosen}: this address goes there")), "{said}");
     assert!(said.contains("usable, and not its turn"), "{said}");
 
-    verb(&ringway, &["server", "set", &format!("pool/{chosen}"), "--state", "drain"]);
-    let (_, said) = verb(&ringway, &question);
+    ringway.said(&["server", "set", &format!("pool/{chosen}"), "--state", "drain"]);
+    let (_, said) = ringway.said(&question);
     assert!(said.contains(&format!("it gets {other}:")) && said.contains("it drains: set so by an operator"), "{said}");
-    verb(&ringway, &["server", "set", &format!("pool/{other}"), "--state", "maint"]);
-    let (code, said) = verb(&ringway, &[&question[..], &["--json"]].concat());
+    ringway.said(&["server", "set", &format!("pool/{other}"), "--state", "maint"]);
+    let (code, said) = ringway.said(&[&question[..], &["--json"]].concat());
     let said: Value = serde_json::from_str(&said).expect("JSON");
     assert_eq!((code, &said["server"]), (1, &Value::Null), "{said}");
     assert_eq!(said["outcome"], "no server is to be had: it ends as no_server");
-    let (code, said) = verb(&ringway, &["explain", "--listener", "frond"]);
+    let (code, said) = ringway.said(&["explain", "--listener", "frond"]);
     assert!(code == 1 && said.contains("there are \"front\""), "{said}");
     ringway.end_well();
 }
@@ -228,21 +221,21 @@ fn a_reload_is_taken_back() {
     let front = ground.address();
     let first = one_pool(front, &[a.address()], "");
     let ringway = Ringway::start(&ground, &first);
-    let (code, said) = verb(&ringway, &["rollback"]);
+    let (code, said) = ringway.said(&["rollback"]);
     assert!(code == 1 && said.contains("no earlier configuration"), "{said}");
     // No configuration was refused, and nobody is told so.
     assert_eq!(ringway.metric("ringway_config_last_reload_successful", &[]), 1.0);
 
     ringway.reload_with(&one_pool(front, &[b.address()], ""));
     assert_eq!(answers(front, 2), names(&["b"]));
-    let (code, said) = verb(&ringway, &["rollback"]);
+    let (code, said) = ringway.said(&["rollback"]);
     assert!(code == 0 && said.contains("configuration 3 is in force"), "{said}");
     assert_eq!(answers(front, 2), names(&["a"]));
-    let (_, said) = verb(&ringway, &["rollback"]);
+    let (_, said) = ringway.said(&["rollback"]);
     assert!(said.contains("configuration 4 is in force"), "{said}");
     assert_eq!(answers(front, 2), names(&["b"]), "a second one goes forward again");
     // The file was never touched.
-    let (_, said) = verb(&ringway, &["reload"]);
+    let (_, said) = ringway.said(&["reload"]);
     assert!(said.contains("nothing changed"), "{said}");
     ringway.end_well();
 }

@@ -354,6 +354,20 @@ impl Ringway {
         Command::new(BINARY).args(words).arg("-c").arg(&self.config).output().expect("the binary under test")
     }
 
+    /// What a verb said, and its exit code.
+    pub fn said(&self, words: &[&str]) -> (i32, String) {
+        let output = self.verb(words);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        (output.status.code().expect("no signal"), said)
+    }
+
+    /// What a verb said that did what it was told.
+    pub fn done(&self, words: &[&str]) -> String {
+        let (code, said) = self.said(words);
+        assert_eq!(code, 0, "{words:?}: {said}");
+        said
+    }
+
     /// What must hold once all is quiet: no session, everything accounted for, no descriptor lost.
     pub fn settles(&mut self) {
         self.process.must_live();
