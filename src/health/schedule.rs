@@ -8,8 +8,8 @@ const STAGGER_NS: u64 = 2_000_000;
 /// Of an interval, how much chance may add or take away.
 const JITTER: u64 = 10;
 
-/// Checks begin at multiples of this, in nanoseconds, where chance leaves the choice: those that begin together wake the
-/// thread once, and the second of them finds in the caches what the first has brought there.
+/// Checks begin at multiples of this, in nanoseconds, or of half of what chance may add, if that is less: those that begin
+/// together wake the thread once, and the second of them finds in the caches what the first has brought there.
 const BEAT_NS: u64 = 50_000_000;
 
 /// How long the first check of server `index` of `count` waits, in nanoseconds.
@@ -29,12 +29,16 @@ pub fn no_later_ns(begun_ns: u64, ended_ns: u64, interval_ms: u32, random: u64) 
     due_ns(begun_ns, ended_ns, interval_ms, 1, random)
 }
 
-/// Due a tenth early, or by chance up to so many tenths after that.
+/// Due with one of the beats between a tenth early and so many tenths after that.
 fn due_ns(begun_ns: u64, ended_ns: u64, interval_ms: u32, tenths: u64, random: u64) -> u64 {
     let interval = u64::from(interval_ms) * 1_000_000;
     let least = begun_ns.saturating_add(interval - interval / JITTER);
-    let jittered = least.saturating_add(random % (tenths * interval / JITTER + 1));
-    (jittered - jittered % BEAT_NS).max(least).max(ended_ns)
+    let room = tenths * interval / JITTER;
+    // So that chance has the choice of two at least.
+    let beat = BEAT_NS.min(room / 2).max(1);
+    let first = least.next_multiple_of(beat);
+    let beats = (least + room - first) / beat + 1;
+    (first + random % beats * beat).max(ended_ns)
 }
 
 #[cfg(test)]
@@ -47,21 +51,38 @@ mod tests {
     #[test]
     fn a_thousand_checks_never_fire_together() {
         const SECOND: u64 = 1_000_000_000;
-        // Begun in each beat, over a minute: of a thousand servers, each every two seconds, they are 25.
-        let mut begun = vec![0_u32; 1_200];
-        for server in 0..1_000 {
-            let mut at = first_delay_ns(server, 1_000, 2_000);
-            let mut random = mix(server as u64);
-            while at < 60 * SECOND {
-                begun[(at / BEAT_NS) as usize] += 1;
-                random = mix(random);
-                at = next_ns(at, at, 2_000, random);
+        type Next = fn(u64, u64, u32, u64) -> u64;
+        // Most in a beat, and all, over a minute. On average a beat has 25 of those every two seconds, and 51 of those every second.
+        let table: [(u32, Next, u32, std::ops::RangeInclusive<u32>); 2] =
+            [(2_000, next_ns, 50, 29_000..=31_500), (1_000, no_later_ns, 90, 60_000..=63_500)];
+        for (interval_ms, next, most, all) in table {
+            let mut begun = vec![0_u32; 1_200];
+            for server in 0..1_000 {
+                let mut at = first_delay_ns(server, 1_000, interval_ms);
+                let mut random = mix(server as u64);
+                while at < 60 * SECOND {
+                    begun[(at / BEAT_NS) as usize] += 1;
+                    random = mix(random);
+                    at = next(at, at, interval_ms, random);
+                    assert_eq!(at % BEAT_NS, 0, "with a beat");
+                }
             }
+            let found = begun.iter().max().copied();
+            assert!(found <= Some(most), "{found:?} in one beat");
+            let total: u32 = begun.iter().sum();
+            assert!(all.contains(&total), "{total}");
         }
-        let most = begun.iter().max().copied();
-        assert!(most <= Some(50), "{most:?} in one beat");
-        let total: u32 = begun.iter().sum();
-        assert!((29_000..=31_500).contains(&total), "{total}");
+    }
+
+    #[test]
+    fn what_fell_together_does_not_stay_together() {
+        for interval_ms in [10, 100, 400, 499, 500, 1_000, 2_000] {
+            // A little after a beat, as the thread wakes.
+            let begun = 7 * BEAT_NS + 90_000;
+            let due: std::collections::HashSet<u64> =
+                (0..200).map(|server| no_later_ns(begun, begun, interval_ms, mix(server))).collect();
+            assert!(due.len() > 1, "all at {due:?} of {interval_ms} ms");
+        }
     }
 
     #[test]
