@@ -153,10 +153,27 @@ impl Client {
             }
             if matches!(self.phase, Phase::Ready) {
                 return match self.inbox.len() {
-                    0 => Ok(None),
+                    0 => {
+                        self.inbox.rest();
+                        Ok(None)
+                    }
                     // A server that shuts down, or ends us as idle, says so unasked (MySQL 8.0.24).
                     _ => self.unasked(),
                 };
+            }
+            if let Phase::Asking(reading) = &mut self.phase {
+                let Some(payload) = self.inbox.next(self.number)? else { return Ok(None) };
+                self.number = self.number.wrapping_add(1);
+                let taken = reading.take(payload);
+                if let Ok(None) = taken {
+                    continue;
+                }
+                self.phase = match &taken {
+                    Ok(_) if reading.is_followed() => Phase::Asking(Reading::default()),
+                    Ok(_) => Phase::Ready,
+                    Err(_) => Phase::Over,
+                };
+                return taken.map(|answer| answer.map(Event::Answer));
             }
             let Some(payload) = self.inbox.take(self.number)? else { return Ok(None) };
             self.number = self.number.wrapping_add(1);
@@ -224,16 +241,9 @@ impl Client {
             Phase::Greeting => self.greeted(Greeting::read(payload)?, login),
             Phase::Login(exchange) => self.continue_login(exchange, payload, login),
             Phase::Declining { why, packets } => self.declined(why, packets, payload),
-            Phase::Asking(mut reading) => {
-                let answer = reading.take(payload)?;
-                self.phase = match &answer {
-                    None => Phase::Asking(reading),
-                    Some(_) if reading.is_followed() => Phase::Asking(Reading::default()),
-                    Some(_) => Phase::Ready,
-                };
-                Ok(answer.map(Event::Answer))
+            Phase::Asking(_) | Phase::Tls | Phase::Ready | Phase::Over => {
+                Err(Fault::Malformed("a packet nobody asked for"))
             }
-            Phase::Tls | Phase::Ready | Phase::Over => Err(Fault::Malformed("a packet nobody asked for")),
         }
     }
 

@@ -33,6 +33,13 @@ impl Inbox {
         Ok(())
     }
 
+    /// Gives back what nothing waits in: a thousand checks use the same warm memory one after the other.
+    pub(super) fn rest(&mut self) {
+        if self.len() == 0 {
+            *self = Self::default();
+        }
+    }
+
     /// How many bytes wait.
     pub(super) fn len(&self) -> usize {
         self.bytes.len() - self.start
@@ -40,6 +47,11 @@ impl Inbox {
 
     /// The payload of the next packet, if it is whole; its number must be `expected`.
     pub(super) fn take(&mut self, expected: u8) -> Result<Option<Vec<u8>>, Fault> {
+        Ok(self.next(expected)?.map(<[u8]>::to_vec))
+    }
+
+    /// The same, where it lies: an answer about replication has sixty.
+    pub(super) fn next(&mut self, expected: u8) -> Result<Option<&[u8]>, Fault> {
         let waiting = &self.bytes[self.start..];
         let [a, b, c, number, rest @ ..] = waiting else { return Ok(None) };
         let length = u32::from_le_bytes([*a, *b, *c, 0]) as usize;
@@ -50,7 +62,6 @@ impl Inbox {
             return Err(Fault::Malformed("the number of a packet"));
         }
         let Some(payload) = rest.get(..length) else { return Ok(None) };
-        let payload = payload.to_vec();
         self.start += HEADER + length;
         Ok(Some(payload))
     }
@@ -131,22 +142,8 @@ impl<'a> Cursor<'a> {
 
 /// Text of a server as it may be shown: at most `most` characters, none of them a control character.
 pub(super) fn text(bytes: &[u8], most: usize) -> String {
-    let mut text = String::new();
-    append_text(&mut text, bytes, most);
-    text
-}
-
-/// Appends the same to `to`.
-pub(super) fn append_text(to: &mut String, bytes: &[u8], most: usize) {
-    let is_plain = bytes.len() <= most && bytes.iter().all(|byte| matches!(byte, 0x20..0x7F));
-    match std::str::from_utf8(bytes) {
-        // Nearly all there is, and a check reads some hundred words.
-        Ok(plain) if is_plain => to.push_str(plain),
-        _ => {
-            let harmless = |c: char| if c.is_control() { '\u{FFFD}' } else { c };
-            to.extend(String::from_utf8_lossy(bytes).chars().take(most).map(harmless));
-        }
-    }
+    let harmless = |c: char| if c.is_control() { '\u{FFFD}' } else { c };
+    String::from_utf8_lossy(bytes).chars().take(most).map(harmless).collect()
 }
 
 #[cfg(test)]

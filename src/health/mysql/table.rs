@@ -6,16 +6,16 @@
 //! ```
 
 use super::greeting::error;
-use super::packet::{Cursor, append_text};
+use super::packet::Cursor;
 use super::{Fault, ServerError};
 use crate::base::limits::{
     MYSQL_ANSWER_MAX as ANSWER_MAX, MYSQL_COLUMNS_MAX as COLUMNS_MAX, MYSQL_ROWS_MAX as ROWS_MAX,
 };
 
-/// Longest name of a column (MySQL allows 64 characters, and 256 for an alias).
-const COLUMN_CHARACTERS_MAX: usize = 256;
-/// Most are no longer than this.
-const COLUMN_CHARACTERS: usize = 24;
+/// How much of a column's name is kept: MySQL allows 64 characters, and no name we look for is longer than that.
+const COLUMN_BYTES_MAX: usize = 256;
+/// Most names of columns are no longer than this.
+const COLUMN_BYTES: usize = 24;
 /// How packets begin that are OK, or the end of something.
 const OK: u8 = 0;
 const EOF: u8 = 0xFE;
@@ -29,43 +29,46 @@ pub struct Table {
     rows: Vec<Words>,
 }
 
-/// Words in a row, some of which may be missing: in one piece, for an answer about replication has some hundred.
+/// Words in a row, some of which may be missing: in one piece, and as they came, for an answer about replication has some
+/// hundred, of which four are read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Words {
-    text: String,
+    bytes: Vec<u8>,
     /// Where each ends, and whether there is one.
     ends: Vec<(usize, bool)>,
 }
 
 impl Words {
     fn with_room(words: usize, bytes: usize) -> Self {
-        Self { text: String::with_capacity(bytes), ends: Vec::with_capacity(words) }
+        Self { bytes: Vec::with_capacity(bytes), ends: Vec::with_capacity(words) }
     }
 
     fn of<'a>(words: impl IntoIterator<Item = Option<&'a str>>) -> Self {
         let mut all = Self::default();
-        words.into_iter().for_each(|word| all.push(word.map(str::as_bytes), usize::MAX));
+        words.into_iter().for_each(|word| all.push(word.map(str::as_bytes)));
         all
     }
 
-    /// Appends a word, of which at most so many characters are kept.
-    fn push(&mut self, word: Option<&[u8]>, characters_max: usize) {
-        if let Some(word) = word {
-            append_text(&mut self.text, word, characters_max);
-        }
-        self.ends.push((self.text.len(), word.is_some()));
+    fn push(&mut self, word: Option<&[u8]>) {
+        self.bytes.extend_from_slice(word.unwrap_or_default());
+        self.ends.push((self.bytes.len(), word.is_some()));
     }
 
     /// Outer `None`: there are not so many; inner: it is missing.
-    fn get(&self, index: usize) -> Option<Option<&str>> {
+    fn get(&self, index: usize) -> Option<Option<&[u8]>> {
         let &(end, is_there) = self.ends.get(index)?;
         let start = index.checked_sub(1).map_or(0, |before| self.ends[before].0);
-        Some(is_there.then(|| &self.text[start..end]))
+        Some(is_there.then(|| &self.bytes[start..end]))
     }
 
-    fn iter(&self) -> impl Iterator<Item = Option<&str>> {
+    fn iter(&self) -> impl Iterator<Item = Option<&[u8]>> {
         (0..self.ends.len()).map_while(|index| self.get(index))
     }
+}
+
+/// A value as text; one that is none is like no value we look for.
+fn text(value: &[u8]) -> &str {
+    std::str::from_utf8(value).unwrap_or("?")
 }
 
 impl Table {
@@ -91,13 +94,13 @@ pub struct Row<'a> {
 impl<'a> Row<'a> {
     /// The value in the column of this name, in any case of letters. Outer `None`: there is no such column; inner: NULL.
     pub fn named(&self, name: &str) -> Option<Option<&'a str>> {
-        let is_it = |column: Option<&str>| column.is_some_and(|column| column.eq_ignore_ascii_case(name));
-        self.values.get(self.columns.iter().position(is_it)?)
+        let is_it = |column: Option<&[u8]>| column.is_some_and(|column| column.eq_ignore_ascii_case(name.as_bytes()));
+        Some(self.values.get(self.columns.iter().position(is_it)?)?.map(text))
     }
 
     /// All values, in the order in which they were asked for.
     pub fn values(&self) -> impl Iterator<Item = Option<&'a str>> {
-        self.values.iter()
+        self.values.iter().map(|value| value.map(text))
     }
 }
 
@@ -149,13 +152,13 @@ impl Reading {
                     0 => return Err(UNREADABLE),
                     count if count > COLUMNS_MAX => return Err(Fault::TooLarge("the number of columns")),
                     left => {
-                        self.table.columns = Words::with_room(left, left * COLUMN_CHARACTERS);
+                        self.table.columns = Words::with_room(left, left * COLUMN_BYTES);
                         self.stage = Stage::Columns { left };
                     }
                 }
             }
             Stage::Columns { left } => {
-                self.table.columns.push(Some(column(payload).ok_or(UNREADABLE)?), COLUMN_CHARACTERS_MAX);
+                self.table.columns.push(Some(column(payload).ok_or(UNREADABLE)?));
                 self.stage = if left > 1 { Stage::Columns { left: left - 1 } } else { Stage::ColumnsEnd };
             }
             Stage::ColumnsEnd if is_eof(payload) => self.stage = Stage::Rows,
@@ -206,7 +209,7 @@ fn column(payload: &[u8]) -> Option<&[u8]> {
     for _ in 0..4 {
         cursor.string()?;
     }
-    cursor.string()
+    cursor.string().map(|name| &name[..name.len().min(COLUMN_BYTES_MAX)])
 }
 
 fn row(payload: &[u8], columns: usize) -> Option<Words> {
@@ -216,9 +219,9 @@ fn row(payload: &[u8], columns: usize) -> Option<Words> {
     for _ in 0..columns {
         if cursor.rest().first()? == &NULL {
             cursor.u8();
-            values.push(None, 0);
+            values.push(None);
         } else {
-            values.push(Some(cursor.string()?), usize::MAX);
+            values.push(Some(cursor.string()?));
         }
     }
     cursor.rest().is_empty().then_some(values)
