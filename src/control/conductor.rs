@@ -107,7 +107,7 @@ pub(super) fn conduct(
     if runtime != wanted {
         log.say(Event::info("conductor", "one more ring is refused to the control thread; it does without"));
     }
-    let prober = Prober::new(log.clone(), &board.panel.commons);
+    let prober = Prober::new(log.clone(), &board.panel.commons).map_err(start)?;
     let ramps = Ramps::of(&board.panel.commons.scene.load().plan);
     let conductor = Conductor {
         source,

@@ -3,19 +3,28 @@
 //! Registrations are named by bare descriptors, as in [`super::bytes`], and carry 64 bits of the caller's that come back
 //! with each report. Closing the last descriptor of a socket takes it out of every epoll instance it is in.
 
+use std::cell::Cell;
+use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// An epoll instance.
 #[derive(Debug)]
 pub struct Epoll {
     fd: OwnedFd,
     /// The kernel has no epoll_pwait2(2) (Linux 5.11), or a filter that does not know it: timeouts are whole milliseconds.
-    coarse: bool,
+    coarse: Cell<bool>,
 }
+
+/// An instance that tokio watches.
+pub struct Lent<'a>(AsyncFd<Borrowed<'a>>);
+
+struct Borrowed<'a>(&'a Epoll);
 
 /// What [`Epoll::wait`] writes its reports to: room for a fixed number, used again for each call.
 pub struct Reports {
@@ -62,7 +71,7 @@ impl Epoll {
         // SAFETY: takes an integer only.
         let fd = Errno::result(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
         // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
-        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) }, coarse: false })
+        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) }, coarse: Cell::new(false) })
     }
 
     /// Registers `fd` for `events`, to be reported with `data` (`EPOLL_CTL_ADD`).
@@ -100,11 +109,11 @@ impl Epoll {
     ///
     /// # Errors
     /// `EINTR`, and what should not happen (`EBADF`, `EFAULT`).
-    pub fn wait(&mut self, timeout: Option<Duration>, reports: &mut Reports) -> Result<(), Errno> {
+    pub fn wait(&self, timeout: Option<Duration>, reports: &mut Reports) -> Result<(), Errno> {
         reports.count = 0;
-        if !self.coarse {
+        if !self.coarse.get() {
             match self.wait_fine(timeout, reports) {
-                Err(Errno::ENOSYS | Errno::EPERM) => self.coarse = true,
+                Err(Errno::ENOSYS | Errno::EPERM) => self.coarse.set(true),
                 done => return done,
             }
         }
@@ -134,6 +143,16 @@ impl Epoll {
         Ok(())
     }
 
+    /// Lends it to tokio, within a runtime, until what is returned is dropped.
+    ///
+    /// # Errors
+    /// `ENOMEM`, `ENOSPC`.
+    pub fn lend(&self) -> io::Result<Lent<'_>> {
+        // SAFETY: the descriptor is that of `self`, which is borrowed as long as what is made here lives, and keeps it open.
+        let registered = unsafe { AsyncFd::register_with_interest(Borrowed(self), Interest::READABLE) };
+        registered.map(Lent).map_err(|refused| refused.into_parts().1)
+    }
+
     /// Rounded up: a deadline is never too early.
     fn wait_coarse(&self, timeout: Option<Duration>, reports: &mut Reports) -> Result<(), Errno> {
         let ms = |timeout: Duration| libc::c_int::try_from(timeout.as_nanos().div_ceil(1_000_000));
@@ -143,6 +162,28 @@ impl Epoll {
         let done = unsafe { libc::epoll_wait(self.fd.as_raw_fd(), reports.room.as_mut_ptr(), room, timeout) };
         reports.count = usize::try_from(Errno::result(done)?).unwrap_or(0);
         Ok(())
+    }
+}
+
+impl std::fmt::Debug for Lent<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lent").finish_non_exhaustive()
+    }
+}
+
+impl Lent<'_> {
+    /// Waits until something new is to be reported; [`Epoll::wait`] tells what.
+    ///
+    /// # Errors
+    /// The runtime ends.
+    pub async fn ready(&self) -> io::Result<()> {
+        self.0.readable().await.map(|mut ready| ready.clear_ready())
+    }
+}
+
+impl AsRawFd for Borrowed<'_> {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 }
 
@@ -181,7 +222,7 @@ mod tests {
     fn both_calls_wait_as_long_as_told_and_report_the_same() {
         for coarse in [false, true] {
             let (bell, mut reports) = (counter().expect("a counter"), Reports::with_room(4));
-            let mut epoll = Epoll { coarse, ..Epoll::new().expect("an instance") };
+            let epoll = Epoll { coarse: Cell::new(coarse), ..Epoll::new().expect("an instance") };
             epoll.add(bell.as_raw_fd(), libc::EPOLLIN | libc::EPOLLET, 77).expect("registered");
             let began = Instant::now();
             epoll.wait(Some(Duration::from_micros(1_500)), &mut reports).expect("no signal comes");

@@ -1,7 +1,10 @@
 //! A task that asks one server, over and over.
 
 use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
@@ -60,9 +63,23 @@ async fn ask(office: &Office, errand: &Errand, pace: &CheckPace) -> Outcome {
         return Err(Fault::Local("there is no such probe".to_owned()));
     };
     let waiting_for = Cell::new("a connection");
-    let check = wire::check(&mut *probe, target, &waiting_for);
-    match timeout(Duration::from_millis(pace.timeout_ms.into()), check).await {
+    let _under_way = office.gatherer.begin(pace.timeout_ms);
+    let mut check = pin!(wire::check(&mut *probe, target, &office.gatherer, &waiting_for));
+    match timeout(Duration::from_millis(pace.timeout_ms.into()), &mut check).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(Fault::Timeout { waiting_for: waiting_for.get(), after_ms: pace.timeout_ms }),
+        Err(_) => {
+            // What has come in time may not have been looked at.
+            office.gatherer.look();
+            let late = Fault::Timeout { waiting_for: waiting_for.get(), after_ms: pace.timeout_ms };
+            now_or(check, Err(late)).await
+        }
+    }
+}
+
+/// What comes of `future` if it need not wait; `otherwise` if it must.
+async fn now_or<F: Future>(mut future: Pin<&mut F>, otherwise: F::Output) -> F::Output {
+    match poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await {
+        Poll::Ready(output) => output,
+        Poll::Pending => otherwise,
     }
 }

@@ -7,11 +7,13 @@
 //!
 //! ```text
 //! attend ──▶ wire (one check) ──▶ office.hear ──▶ ledger, log, orders
+//!             ▲ gather (its socket has something to say)
 //! alarm of the workers ──▶ rests ──▶ office.eject, office.readmit
 //! ```
 
 mod attend;
 mod council;
+mod gather;
 mod library;
 mod mysql;
 mod office;
@@ -20,6 +22,7 @@ mod ward;
 mod wire;
 
 use std::collections::HashSet;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +37,7 @@ use crate::dataplane::evict::Eviction;
 use crate::health::schedule;
 use crate::observe::writer::Log;
 
+use gather::Gatherer;
 use office::Office;
 use ward::{Errand, Ward};
 
@@ -60,18 +64,22 @@ pub(super) struct Prober {
 
 impl Prober {
     /// Looks after nobody yet.
-    pub(super) fn new(log: Log, commons: &Arc<Commons>) -> Self {
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub(super) fn new(log: Log, commons: &Arc<Commons>) -> io::Result<Self> {
         // Not bounded by itself: an order takes a change of state, which takes checks.
         let (orders_in, orders) = mpsc::unbounded_channel();
-        let office = Rc::new(Office::new(log, Arc::clone(commons), orders_in));
+        let office = Rc::new(Office::new(log, Arc::clone(commons), orders_in, Gatherer::new()?));
         let called = Arc::new(Notify::new());
         let bell = Arc::clone(&called);
         commons.alarm.listen(move || bell.notify_one());
-        Self { office, orders, called }
+        Ok(Self { office, orders, called })
     }
 
-    /// Begins to listen to the workers. Call it once, within a `LocalSet`.
+    /// Begins to listen to the workers, and to servers. Call it once, within a `LocalSet`.
     pub(super) fn begin(&self) {
+        tokio::task::spawn_local(Rc::clone(&self.office.gatherer).run());
         tokio::task::spawn_local(rests::watch(Rc::clone(&self.office), Arc::clone(&self.called)));
     }
 

@@ -1,18 +1,17 @@
 //! A task that asks one MySQL server, over and over: the sockets and the clock of a [`Probe`].
 //!
-//! Each connection has a small task of its own, a *porter*, who connects, brings what the server says, and sends what did not
-//! go at once; the probe may have two at once. A handshake goes on beside the rounds until the server has answered, even when the server is no longer to be checked.
+//! The task listens to all connections of the probe at once, of which there may be two. A handshake goes on beside the rounds
+//! until the server has answered, even when the server is no longer to be checked.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::io::ErrorKind;
+use std::future::{poll_fn, ready};
+use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready as ready_or_pending};
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc};
-use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::config::plan::{CheckPace, MysqlQuestion, MysqlTls};
 use crate::dataplane::commons::monotonic_ns;
@@ -22,49 +21,41 @@ use crate::health::tls::Trust;
 use crate::health::{Fault, schedule};
 
 use super::attend::pace_of;
+use super::gather::Gatherer;
 use super::library::{Library, read};
 use super::office::Office;
 use super::ward::{Errand, Ward};
 use super::wire::{Link, Target, connect_fault};
 
-/// What porters have brought and the task has not taken: more waits in the kernel.
-const BROUGHT_MAX: usize = 16;
 /// Longest password file, in bytes.
 const PASSWORD_MAX: u64 = 4096;
 
-/// What a porter brings.
-enum Brought {
-    Connected(Rc<Wire>),
+/// What is heard of a socket.
+enum Heard {
+    Connected(Link),
     Failed(Fault),
-    Bytes(Vec<u8>),
+    /// There is something to read, or the end.
+    Ready,
+    /// Nothing more can be sent.
     Ended,
 }
 
-/// Who carries a connection. Let go, he sends what is still to be sent, and closes.
-struct Porter {
-    task: AbortHandle,
-    /// Once there is one.
-    wire: Option<Rc<Wire>>,
-}
+/// A connect that is under way.
+type Connecting = Pin<Box<dyn Future<Output = io::Result<Link>>>>;
 
-/// A connection that is carried.
+/// A connection, and what it has still to send.
 struct Wire {
     link: Link,
-    /// What is still to be sent.
-    rest: RefCell<Vec<u8>>,
-    /// It is closed as soon as that is sent.
-    is_over: Cell<bool>,
-    /// The porter is to look at both.
-    changed: Notify,
+    rest: Vec<u8>,
 }
 
-/// The probe's end of its connections.
+/// The probe, and its end of its connections.
 struct Desk {
     probe: Probe,
     target: Target,
-    porters: HashMap<SocketId, Porter>,
-    brought: mpsc::Receiver<(SocketId, Brought)>,
-    bring: mpsc::Sender<(SocketId, Brought)>,
+    gatherer: Rc<Gatherer>,
+    connecting: Option<(SocketId, Connecting)>,
+    wires: Vec<(SocketId, Wire)>,
     /// Why the last connection did not come about.
     unconnected: Option<Fault>,
 }
@@ -78,14 +69,13 @@ pub(super) async fn attend(
     delay: Duration,
 ) {
     let bell = office.council.bell(&ward);
-    let (bring, brought) = mpsc::channel(BROUGHT_MAX);
     let login = Arc::new(Login { user: question.user.to_string(), password: Password::default() });
     let mut desk = Desk {
         probe: Probe::new(login, Security::Off),
         target: errand.target.clone(),
-        porters: HashMap::new(),
-        brought,
-        bring,
+        gatherer: Rc::clone(&office.gatherer),
+        connecting: None,
+        wires: Vec::new(),
         unconnected: None,
     };
     let mut is_kept = false;
@@ -102,8 +92,8 @@ pub(super) async fn attend(
         tokio::select! {
             biased;
             () = errand.changed.notified() => continue,
-            Some((id, brought)) = desk.brought.recv() => {
-                desk.take(id, brought);
+            (id, heard) = desk.hear() => {
+                desk.take(id, heard);
                 continue;
             }
             () = bell.notified() => {}
@@ -182,6 +172,9 @@ impl Desk {
     /// One round, within its time.
     async fn round(&mut self, begun_ns: u64, pace: &CheckPace) -> Result<Outcome, Fault> {
         let deadline = Instant::now() + Duration::from_millis(pace.timeout_ms.into());
+        let gatherer = Rc::clone(&self.gatherer);
+        let _under_way = gatherer.begin(pace.timeout_ms);
+        let mut is_late = false;
         self.unconnected = None;
         self.probe.begin(begun_ns / 1_000_000);
         loop {
@@ -191,8 +184,14 @@ impl Desk {
                 return Ok(outcome);
             }
             tokio::select! {
-                Some((id, brought)) = self.brought.recv() => self.take(id, brought),
-                () = sleep_until(deadline) => self.probe.late(),
+                biased;
+                (id, heard) = self.hear() => self.take(id, heard),
+                () = sleep_until(deadline), if !is_late => {
+                    is_late = true;
+                    // What has come in time may not have been looked at.
+                    gatherer.look();
+                }
+                () = ready(()), if is_late => self.probe.late(),
             }
         }
     }
@@ -202,36 +201,79 @@ impl Desk {
         while let Some(order) = self.probe.order() {
             match order {
                 Order::Open(id) => {
-                    let task = tokio::task::spawn_local(carry_for(id, self.target.clone(), self.bring.clone()));
-                    self.porters.insert(id, Porter { task: task.abort_handle(), wire: None });
+                    let (target, gatherer) = (self.target.clone(), Rc::clone(&self.gatherer));
+                    self.connecting = Some((id, Box::pin(async move { Link::open(&target, &gatherer).await })));
                 }
                 Order::Send(id, bytes) => {
-                    if let Some(wire) = self.porters.get(&id).and_then(|porter| porter.wire.as_ref()) {
+                    if let Some((_, wire)) = self.wires.iter_mut().find(|(of, _)| *of == id) {
                         wire.send(&bytes);
                     }
                 }
-                Order::Close(id) => drop(self.porters.remove(&id)),
+                Order::Close(id) => self.close(id),
             }
         }
     }
 
-    fn take(&mut self, id: SocketId, brought: Brought) {
-        let Some(porter) = self.porters.get_mut(&id) else { return };
+    /// Lets go of a socket; what it has still to send goes out first.
+    fn close(&mut self, id: SocketId) {
+        self.connecting.take_if(|(of, _)| *of == id);
+        if let Some(index) = self.wires.iter().position(|(of, _)| *of == id) {
+            let (_, wire) = self.wires.swap_remove(index);
+            if !wire.rest.is_empty() {
+                tokio::task::spawn_local(wire.finish());
+            }
+        }
+    }
+
+    /// The next that is heard of a socket. Nothing is lost if it is not waited for to its end.
+    async fn hear(&mut self) -> (SocketId, Heard) {
+        poll_fn(|context| self.poll_hear(context)).await
+    }
+
+    fn poll_hear(&mut self, context: &mut Context<'_>) -> Poll<(SocketId, Heard)> {
+        if let Some((id, connecting)) = &mut self.connecting
+            && let Poll::Ready(outcome) = connecting.as_mut().poll(context)
+        {
+            let id = *id;
+            self.connecting = None;
+            let heard = outcome.map_or_else(|error| Heard::Failed(connect_fault(&error)), Heard::Connected);
+            return Poll::Ready((id, heard));
+        }
+        for (id, wire) in &mut self.wires {
+            if let Poll::Ready(heard) = wire.poll_hear(context) {
+                return Poll::Ready((*id, heard));
+            }
+        }
+        Poll::Pending
+    }
+
+    fn take(&mut self, id: SocketId, heard: Heard) {
         let now_ms = monotonic_ns() / 1_000_000;
-        match brought {
-            Brought::Connected(wire) => {
-                porter.wire = Some(wire);
+        match heard {
+            Heard::Connected(link) => {
+                self.wires.push((id, Wire { link, rest: Vec::new() }));
                 self.probe.connected(id);
             }
-            Brought::Bytes(bytes) => self.probe.received(id, &bytes, now_ms),
-            Brought::Ended => self.probe.ended(id, now_ms),
-            Brought::Failed(fault) => {
-                self.porters.remove(&id);
+            Heard::Ready => self.read(id, now_ms),
+            Heard::Ended => self.probe.ended(id, now_ms),
+            Heard::Failed(fault) => {
                 self.probe.failed(id, fault.to_string(), now_ms);
                 self.unconnected = Some(fault);
             }
         }
         self.obey();
+    }
+
+    /// Hands to the probe what a socket has to say.
+    fn read(&mut self, id: SocketId, now_ms: u64) {
+        let Some((_, wire)) = self.wires.iter().find(|(of, _)| *of == id) else { return };
+        let read = wire.link.socket().read(|bytes| match bytes {
+            [] => self.probe.ended(id, now_ms),
+            bytes => self.probe.received(id, bytes, now_ms),
+        });
+        if read.is_err() {
+            self.probe.ended(id, now_ms);
+        }
     }
 
     /// A fault in the words of all checks.
@@ -255,88 +297,41 @@ impl Desk {
                 return;
             }
             tokio::select! {
-                Some((id, brought)) = self.brought.recv() => self.take(id, brought),
+                (id, heard) = self.hear() => self.take(id, heard),
                 () = sleep_until(deadline) => return,
             }
         }
     }
 }
 
-impl Drop for Porter {
-    fn drop(&mut self) {
-        match &self.wire {
-            Some(wire) => wire.close(),
-            None => self.task.abort(),
-        }
-    }
-}
-
 impl Wire {
-    /// Sends what goes at once; the porter sends the rest.
-    fn send(&self, bytes: &[u8]) {
-        let mut rest = self.rest.borrow_mut();
-        // What fails is read as the end of the connection.
-        let sent = if rest.is_empty() { self.link.send_now(bytes).unwrap_or(bytes.len()) } else { 0 };
-        if sent < bytes.len() {
-            rest.extend_from_slice(&bytes[sent..]);
-            self.changed.notify_one();
+    /// Sends what goes at once; the rest when there is room.
+    fn send(&mut self, bytes: &[u8]) {
+        // What fails is heard as the end of the connection.
+        let sent = if self.rest.is_empty() { self.link.send_now(bytes).unwrap_or(bytes.len()) } else { 0 };
+        self.rest.extend_from_slice(&bytes[sent..]);
+    }
+
+    /// Sends the rest; ready when nothing is left of it, or nobody is there to send it to.
+    fn poll_rest(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.rest.is_empty() {
+            ready_or_pending!(self.link.socket().poll_writable(context));
+            let sent = self.link.send_now(&self.rest)?;
+            self.rest.drain(..sent);
         }
+        Poll::Ready(Ok(()))
     }
 
-    fn close(&self) {
-        self.is_over.set(true);
-        self.changed.notify_one();
-    }
-
-    /// Sends more of the rest; false when there is nobody to send it to.
-    fn send_rest(&self) -> bool {
-        let mut rest = self.rest.borrow_mut();
-        let sent = self.link.send_now(&rest);
-        if let Ok(sent) = sent {
-            rest.drain(..sent);
+    fn poll_hear(&mut self, context: &mut Context<'_>) -> Poll<Heard> {
+        if let Poll::Ready(Err(_)) = self.poll_rest(context) {
+            return Poll::Ready(Heard::Ended);
         }
-        sent.is_ok()
+        self.link.socket().poll_readable(context).map(|()| Heard::Ready)
     }
 
-    fn has_rest(&self) -> bool {
-        !self.rest.borrow().is_empty()
-    }
-
-    /// Brings what the server says until it ends, or until all is sent and the wire is to be closed.
-    async fn carry(&self, id: SocketId, bring: &mpsc::Sender<(SocketId, Brought)>) {
-        while !self.is_over.get() || self.has_rest() {
-            let brought = tokio::select! {
-                biased;
-                () = self.changed.notified() => continue,
-                _ = self.link.writable(), if self.has_rest() => match self.send_rest() {
-                    true => continue,
-                    false => Brought::Ended,
-                },
-                _ = self.link.readable(), if !self.is_over.get() => match self.link.read_now() {
-                    Ok(bytes) if !bytes.is_empty() => Brought::Bytes(bytes),
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
-                    Ok(_) | Err(_) => Brought::Ended,
-                },
-            };
-            let is_end = matches!(brought, Brought::Ended);
-            if bring.send((id, brought)).await.is_err() || is_end {
-                return;
-            }
-        }
-    }
-}
-
-/// A porter.
-async fn carry_for(id: SocketId, target: Target, bring: mpsc::Sender<(SocketId, Brought)>) {
-    match Link::open(&target).await {
-        Ok(link) => {
-            let wire =
-                Rc::new(Wire { link, rest: RefCell::default(), is_over: Cell::new(false), changed: Notify::new() });
-            if bring.send((id, Brought::Connected(Rc::clone(&wire)))).await.is_ok() {
-                wire.carry(id, &bring).await;
-            }
-        }
-        // Nobody waits for it any more, perhaps.
-        Err(error) => drop(bring.send((id, Brought::Failed(connect_fault(&error)))).await),
+    /// Sends the rest, as long as a handshake may take, and closes.
+    async fn finish(mut self) {
+        let patience = Duration::from_millis(HANDSHAKE_MS_MAX);
+        let _ = timeout(patience, poll_fn(|context| self.poll_rest(context))).await;
     }
 }

@@ -21,6 +21,7 @@ use crate::observe::writer::Log;
 
 use super::Order;
 use super::council::Council;
+use super::gather::Gatherer;
 use super::library::Library;
 use super::ward::{Ward, id};
 
@@ -43,10 +44,17 @@ pub(super) struct Office {
     pub(super) library: Library,
     /// Who knows of roles.
     pub(super) council: Council,
+    /// Who listens to the sockets of checks.
+    pub(super) gatherer: Rc<Gatherer>,
 }
 
 impl Office {
-    pub(super) fn new(log: Log, commons: Arc<Commons>, orders: mpsc::UnboundedSender<Order>) -> Self {
+    pub(super) fn new(
+        log: Log,
+        commons: Arc<Commons>,
+        orders: mpsc::UnboundedSender<Order>,
+        gatherer: Gatherer,
+    ) -> Self {
         Self {
             log,
             commons,
@@ -58,6 +66,7 @@ impl Office {
             quiet_until: Cell::new(None),
             library: Library::default(),
             council: Council::default(),
+            gatherer: Rc::new(gatherer),
         }
     }
 

@@ -3,18 +3,16 @@
 use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use socket2::SockRef;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
-use tokio::net::{TcpSocket, TcpStream, UnixStream};
+use socket2::{Domain, SockAddr, Type};
 
 use crate::config::plan::Address;
 use crate::health::{Fault, Outcome, Probe, Step};
 
-/// Bytes read at once.
-const READ: usize = 4096;
+use super::gather::{Gatherer, Socket};
 
 /// Where to ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,16 +23,21 @@ pub(super) struct Target {
 }
 
 /// A connection to a server.
-#[derive(Debug)]
-pub(super) enum Link {
-    Tcp(TcpStream),
-    Unix(UnixStream),
+pub(super) struct Link {
+    socket: Socket,
+    is_tcp: bool,
+    /// Nothing was sent yet.
+    is_silent: Cell<bool>,
 }
 
 /// Leads one conversation; `waiting_for` always says what it waits for. Dropped before its end, it closes the connection.
-pub(super) async fn check(probe: &mut dyn Probe, target: &Target, waiting_for: &Cell<&'static str>) -> Outcome {
-    let mut link = Link::open(target).await.map_err(|error| connect_fault(&error))?;
-    let mut bytes = Vec::new();
+pub(super) async fn check(
+    probe: &mut dyn Probe,
+    target: &Target,
+    gatherer: &Rc<Gatherer>,
+    waiting_for: &Cell<&'static str>,
+) -> Outcome {
+    let link = Link::open(target, gatherer).await.map_err(|error| connect_fault(&error))?;
     let mut step = probe.connected();
     loop {
         waiting_for.set(probe.waiting_for());
@@ -48,103 +51,83 @@ pub(super) async fn check(probe: &mut dyn Probe, target: &Target, waiting_for: &
                 return outcome;
             }
         };
-        bytes.clear();
-        step = match link.exchange(&send, &mut bytes).await {
-            Ok(0) => probe.closed(),
-            Ok(_) => probe.received(&bytes),
+        let next = link.exchange(&send, |bytes| match bytes {
+            [] => probe.closed(),
+            bytes => probe.received(bytes),
+        });
+        step = match next.await {
+            Ok(step) => step,
             Err(error) => return Err(Fault::Broken { waiting_for: waiting_for.get(), why: words(&error) }),
         };
     }
 }
 
 impl Link {
-    pub(super) async fn open(target: &Target) -> io::Result<Self> {
-        match &target.address {
-            Address::Inet(inet) => {
-                let socket = if inet.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-                if let Some(source) = target.source {
-                    socket.bind(SocketAddr::new(source, 0))?;
-                }
-                let stream = socket.connect(*inet).await?;
-                stream.set_nodelay(true)?;
-                Ok(Link::Tcp(stream))
-            }
-            Address::Unix(path) => UnixStream::connect(path).await.map(Link::Unix),
-        }
-    }
-
-    /// Sends `send`, then reads something. 0 bytes: the server has said all.
-    async fn exchange(&mut self, send: &[u8], bytes: &mut Vec<u8>) -> io::Result<usize> {
-        bytes.reserve(READ);
-        match self {
-            Link::Tcp(stream) => {
-                stream.write_all(send).await?;
-                stream.read_buf(bytes).await
-            }
-            Link::Unix(stream) => {
-                stream.write_all(send).await?;
-                stream.read_buf(bytes).await
-            }
-        }
-    }
-
-    /// Waits until there may be something to read, or the end.
-    pub(super) async fn readable(&self) -> io::Result<()> {
-        match self {
-            Link::Tcp(stream) => stream.readable().await,
-            Link::Unix(stream) => stream.readable().await,
-        }
-    }
-
-    /// Waits until something may be sent.
-    pub(super) async fn writable(&self) -> io::Result<()> {
-        match self {
-            Link::Tcp(stream) => stream.writable().await,
-            Link::Unix(stream) => stream.writable().await,
-        }
-    }
-
-    /// Reads what there is now, at most [`READ`] bytes; nothing at the end. `WouldBlock`: not yet.
-    pub(super) fn read_now(&self) -> io::Result<Vec<u8>> {
-        // One for all of them, so that it stays warm.
-        let mut buffer = [0; READ];
-        let count = match self {
-            Link::Tcp(stream) => stream.try_read(&mut buffer),
-            Link::Unix(stream) => stream.try_read(&mut buffer),
-        }?;
-        if count < READ {
-            self.is_read();
-        }
-        Ok(buffer[..count].to_vec())
-    }
-
-    /// There was less than was asked for, so there is no more: the next wait need not find that out by another read. What comes
-    /// meanwhile, and an end, are told anew: epoll(7), "Do I need to continuously read/write…".
-    fn is_read(&self) {
-        let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-        let _ = match self {
-            Link::Tcp(stream) => stream.try_io(Interest::READABLE, nothing),
-            Link::Unix(stream) => stream.try_io(Interest::READABLE, nothing),
+    pub(super) async fn open(target: &Target, gatherer: &Rc<Gatherer>) -> io::Result<Self> {
+        let (domain, address) = match &target.address {
+            Address::Inet(inet) => (Domain::for_address(*inet), SockAddr::from(*inet)),
+            Address::Unix(path) => (Domain::UNIX, SockAddr::unix(path)?),
         };
+        let socket = socket2::Socket::new(domain, Type::STREAM.nonblocking().cloexec(), None)?;
+        if let Some(source) = target.source {
+            socket.bind(&SocketAddr::new(source, 0).into())?;
+        }
+        let begun = socket.connect(&address);
+        let is_tcp = domain != Domain::UNIX;
+        if begun.is_ok() {
+            return Ok(Self { socket: gatherer.watch(socket)?, is_tcp, is_silent: Cell::new(true) });
+        }
+        begun.or_else(|error| if errno(&error) == Errno::EINPROGRESS { Ok(()) } else { Err(error) })?;
+        let link = Self { socket: gatherer.watch(socket)?, is_tcp, is_silent: Cell::new(true) };
+        loop {
+            link.socket.writable().await;
+            // Said once more, it tells how it came out, and is never taken in by a socket that is writable for another
+            // reason: connect(2), `EALREADY` and `EISCONN`.
+            match link.socket.fd().connect(&address) {
+                Err(error) if errno(&error) == Errno::EALREADY => link.socket.is_not_connected(),
+                Err(error) if errno(&error) != Errno::EISCONN => return Err(error),
+                _ => return Ok(link),
+            }
+        }
+    }
+
+    /// Sends `send`, then reads something, which `take` gets; nothing: the server has said all.
+    async fn exchange<T>(&self, send: &[u8], take: impl FnOnce(&[u8]) -> T) -> io::Result<T> {
+        let mut rest = send;
+        while !rest.is_empty() {
+            rest = &rest[self.send_now(rest)?..];
+            if !rest.is_empty() {
+                self.socket.writable().await;
+            }
+        }
+        let mut take = Some(take);
+        loop {
+            self.socket.readable().await;
+            let taken = self.socket.read(|bytes| take.take().map(|take| take(bytes)))?;
+            if let Some(taken) = taken.flatten() {
+                return Ok(taken);
+            }
+        }
+    }
+
+    /// Its socket, to wait for.
+    pub(super) fn socket(&self) -> &Socket {
+        &self.socket
     }
 
     /// Sends as much as goes now; how many bytes did.
     pub(super) fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
-        let sent = match self {
-            Link::Tcp(stream) => stream.try_write(bytes),
-            Link::Unix(stream) => stream.try_write(bytes),
-        };
-        match sent {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
-            sent => sent,
+        if self.is_silent.replace(false) && self.is_tcp {
+            self.socket.fd().set_tcp_nodelay(true)?;
         }
+        self.socket.send(bytes)
     }
 
     /// Has its end be a reset.
     fn reset(&self) {
-        if let Link::Tcp(stream) = self {
+        if self.is_tcp {
             // What cannot be reset is closed.
-            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+            let _ = self.socket.fd().set_linger(Some(Duration::ZERO));
         }
     }
 }
@@ -161,10 +144,15 @@ pub(super) fn connect_fault(error: &io::Error) -> Fault {
             | Errno::ENOMEM
             | Errno::EADDRNOTAVAIL
             | Errno::EADDRINUSE
-            | Errno::EAGAIN,
+            | Errno::EAGAIN
+            | Errno::ENOSPC,
         ) => Fault::Local(text),
         _ => Fault::Unreachable(text),
     }
+}
+
+fn errno(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw)
 }
 
 /// An error of a system call, in the words of the system and without its number.
