@@ -178,6 +178,11 @@ fn a_seed_repeats() {
 // anew, the mutant that is this mistake finds another (`sim/mutants.toml`).
 
 #[test]
+fn seed_1530_a_closed_client_was_asked_what_it_had_not_taken() {
+    tell(Kind::Roles, 1530, TAIL);
+}
+
+#[test]
 fn seed_34_a_reset_server_was_passed_on_as_a_fin() {
     tell(Kind::Plain, 34, TAIL);
 }

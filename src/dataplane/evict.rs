@@ -127,6 +127,8 @@ impl Shard {
             }
         };
         let may_stay = matches!(order.whom, Whom::Astray { .. }) && now < progress.all_ns;
+        // Only who relays has a client for sure.
+        let may_stay = may_stay && matches!(session.phase, Phase::Relaying);
         let spared = may_stay && (!session.is_idle() || kernel.unsent(session.client) > 0);
         match session.phase {
             _ if !meant => return Fate::Stays,
