@@ -92,6 +92,8 @@ impl Shard {
             return;
         };
         let result = result.and_then(|()| truly_connected(session, kernel));
+        // Cancelled because its server lost the role, and connected all the same: whoever sent it away does not look again.
+        let result = if late && has_lost_its_role(session) { result.and(Err(Errno::ECANCELED)) } else { result };
         if let Err(errno) = result {
             let result = if late { ConnectResult::Timeout } else { classify(errno) };
             if let Some(sock) = session.server.take() {
@@ -325,6 +327,12 @@ impl Shard {
         self.random ^= self.random << 17;
         self.random
     }
+}
+
+/// Whether the listener wants a role that the chosen server has no more.
+fn has_lost_its_role(session: &Session) -> bool {
+    let chosen = session.chosen();
+    session.listener.role.is_some_and(|role| chosen.is_some_and(|server| !server.ledger.suits(role)))
 }
 
 /// Makes sure of a connect that went well. An ICMP error that arrives while the kernel holds the socket's lock makes it

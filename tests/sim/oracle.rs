@@ -282,6 +282,7 @@ impl World {
         if self.pairs[number].over {
             return;
         }
+        let result = result.and_then(|()| self.outran_for_nothing(number));
         self.conclude(number, result);
         if let Some(Attempt { target, began_ns, cancelled_ns: Some(at), .. }) = self.pairs[number].attempts.last() {
             let had = at - began_ns;

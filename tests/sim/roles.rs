@@ -11,6 +11,7 @@ use ringway::config::ledger::{Office, SHARE_WHOLE, Standing};
 use ringway::config::plan::{RoleWish, ServerRole};
 use ringway::dataplane::ending::Ending;
 use ringway::dataplane::evict::{Eviction, Whom};
+use ringway::kernel::Errno;
 
 use crate::oracle::{Attempt, Pair, TICK_NS};
 use crate::rng::Rng;
@@ -28,11 +29,20 @@ const PAUSE_NS: u64 = 10 * MS;
 const LEAVE_A_TURN: u64 = 32;
 
 /// What a few hundred seeds with roles must have met.
-pub const RARE: [&str; 7] =
-    [BUSY, FALLS_BACK, IDLE, "a server gets a role", "a server loses its role", AGAIN, "a session waits for a role"];
+pub const RARE: [&str; 8] = [
+    BUSY,
+    FALLS_BACK,
+    IDLE,
+    OUTRUN,
+    "a server gets a role",
+    "a server loses its role",
+    AGAIN,
+    "a session waits for a role",
+];
 const BUSY: &str = "a busy session is sent away after its grace";
 const FALLS_BACK: &str = "a read falls back to the primary";
 const IDLE: &str = "an idle session is sent away";
+const OUTRUN: &str = "a connect outruns its cancellation, and the role is lost";
 const AGAIN: &str = "a session tries a server again that has proven itself";
 
 /// What a run with roles has beside the others.
@@ -309,6 +319,18 @@ impl World {
         if pair.attempts.last().is_none_or(|last| last.target != index) {
             pair.astray = None;
         }
+    }
+
+    /// A connect that was given up has come about all the same. When the server has lost the role meanwhile, nobody would look at
+    /// the session again: it must not stay.
+    pub fn outran_for_nothing(&mut self, number: usize) -> Result<(), Errno> {
+        let pair = &self.pairs[number];
+        let Some(last) = pair.attempts.last().filter(|last| last.cancelled_ns.is_some()) else { return Ok(()) };
+        if pair.wish.is_none_or(|wish| self.targets[last.target].suits(wish)) {
+            return Ok(());
+        }
+        self.see(OUTRUN);
+        Err(Errno::ECANCELED)
     }
 
     /// Whether a session may go on with this server from another address. Who wants no role is not with it again for another reason.
