@@ -183,7 +183,7 @@ pub trait Kernel: Bell {
     /// Requests connections from a listening socket until an event says `more == false`.
     fn accept(&mut self, listener: Sock, token: Token);
     /// Makes a non-blocking socket for `target` and requests its connection. The last acknowledgement of the handshake is
-    /// held back (`TCP_QUICKACK` off, tcp(7)), so that it can travel with the first bytes: send some as soon as the
+    /// held back (`TCP_DEFER_ACCEPT`, tcp(7)), so that it can travel with the first bytes: send some as soon as the
     /// connect has answered, or call [`Kernel::acknowledge`]. `target` must stay where it is until then.
     ///
     /// # Errors

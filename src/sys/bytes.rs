@@ -107,17 +107,10 @@ pub fn connect(fd: RawFd, target: &SockAddr) -> Result<bool, Errno> {
     }
 }
 
-/// Ends a TCP connection by a reset and leaves its socket unconnected (connect(2) to `AF_UNSPEC`). Its pending error is then
-/// `ECONNRESET`.
-///
-/// # Errors
-/// The errno of connect(2); then nothing has changed.
-pub fn disconnect(fd: RawFd) -> Result<(), Errno> {
-    let nowhere = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
-    // SAFETY: `nowhere` is a socket address of the stated length and outlives the call.
-    Errno::result(unsafe { libc::connect(fd, &raw const nowhere, size_of::<libc::sockaddr>() as libc::socklen_t) })
-        .map(drop)
-}
+/// Where a socket is connected to that is to be unconnected again: connect(2) to it ends a TCP connection by a reset
+/// (`AF_UNSPEC`). The socket's pending error is then `ECONNRESET`.
+pub static NOWHERE: libc::sockaddr =
+    libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
 
 /// accept4(2), non-blocking and close-on-exec.
 ///

@@ -13,7 +13,7 @@
 mod ring;
 mod setup;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::time::Duration;
 
 use io_uring::{cqueue, opcode, squeue, types};
@@ -39,6 +39,8 @@ mod tag {
     pub(super) const WATCH: u64 = 3 << 60;
     pub(super) const MAIL: u64 = 4 << 60;
     pub(super) const IGNORE: u64 = 5 << 60;
+    /// The disconnect of a spare socket, its descriptor below.
+    pub(super) const SPARE: u64 = 6 << 60;
     /// Beside one of the others: the completion of the request to cancel it.
     pub(super) const CANCEL: u64 = 1 << 63;
     pub(super) const KIND: u64 = 7 << 60;
@@ -75,6 +77,14 @@ impl Uring {
             tag::CONNECT => Some(Event::Connected { token, result: outcome(result).map(drop) }),
             tag::WATCH => Some(Event::Ready { token, readiness: readiness(result), more }),
             tag::MAIL => Some(Event::Mail),
+            tag::SPARE => {
+                // Only its failure is told. Whoever has taken it meanwhile hears from the connect that it is of no use.
+                let fd = (token.0 as u32).cast_signed();
+                if self.spares.forget(fd) {
+                    self.requests.push(closing(fd));
+                }
+                None
+            }
             _ => None,
         }
     }
@@ -82,8 +92,13 @@ impl Uring {
     /// Where descriptors are short, none are kept in reserve.
     fn relieve(&mut self, errno: Errno) {
         if matches!(errno, Errno::EMFILE | Errno::ENFILE) {
-            self.spares.let_go();
+            self.let_go();
         }
+    }
+
+    /// Closes the spare sockets. By the ring: the disconnect of the last may still wait to be submitted.
+    fn let_go(&mut self) {
+        self.requests.extend(self.spares.drain().map(closing));
     }
 }
 
@@ -124,7 +139,7 @@ impl Kernel for Uring {
             }
         }
         if events.len() == before && patience_ns == SPARES_NS {
-            self.spares.let_go();
+            self.let_go();
         }
         Ok(())
     }
@@ -171,12 +186,13 @@ impl Kernel for Uring {
         if how == Close::Reset {
             bytes::linger_zero(sock.0);
         }
-        let close = opcode::Close::new(types::Fd(sock.0)).build();
-        self.requests.push(close.flags(squeue::Flags::SKIP_SUCCESS).user_data(tag::IGNORE));
+        self.requests.push(closing(sock.0));
     }
 
     fn spare(&mut self, sock: Sock, target: &SockAddr) {
-        if !self.spares.keep(sock.0, target) {
+        if self.spares.keep(sock.0, target) {
+            self.requests.push(disconnect(sock.0));
+        } else {
             self.close(sock, Close::Reset);
         }
     }
@@ -216,6 +232,18 @@ fn wake_up(target: WakeTarget) -> squeue::Entry {
         .user_data(tag::IGNORE)
 }
 
+fn closing(fd: RawFd) -> squeue::Entry {
+    opcode::Close::new(types::Fd(fd)).build().flags(squeue::Flags::SKIP_SUCCESS).user_data(tag::IGNORE)
+}
+
+/// Resets a connection and leaves its socket unconnected.
+fn disconnect(fd: RawFd) -> squeue::Entry {
+    opcode::Connect::new(types::Fd(fd), &raw const bytes::NOWHERE, size_of_val(&bytes::NOWHERE) as libc::socklen_t)
+        .build()
+        .flags(squeue::Flags::SKIP_SUCCESS)
+        .user_data(tag::SPARE | u64::from(fd.cast_unsigned()))
+}
+
 fn cancellation(data: u64) -> squeue::Entry {
     opcode::AsyncCancel::new(data).build().flags(squeue::Flags::SKIP_SUCCESS).user_data(data | tag::CANCEL)
 }
@@ -238,3 +266,6 @@ fn readiness(result: i32) -> Readiness {
         broken: has(libc::POLLERR),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -88,7 +88,7 @@ impl Ring {
         let mut queue = self.uring.submission();
         let room = (queue.capacity() - queue.len()).min(requests.len());
         // SAFETY: what the entries point to stays valid until they are submitted: only connect has a pointer, to an
-        // address whose owner holds it while the connect is in flight (`Kernel::connect`).
+        // address whose owner holds it while the connect is in flight (`Kernel::connect`), or to a static one.
         unsafe { queue.push_multiple(&requests[..room]) }.map_err(|_| Errno::EBUSY)?;
         Ok(room)
     }
