@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::ending::{ConnectResult, Ending};
+use super::pump::{Run, Stop, Tools};
 use super::record::{COUNT_BITS, Note};
 use super::session::{Direction, InFlight, Life, Phase, Role, Session};
 use super::shard::{Mode, REPORT_NS, Shard, micros, ms};
@@ -91,17 +92,19 @@ impl Shard {
             self.free_if_quiet(key);
             return;
         };
-        let result = result.and_then(|()| truly_connected(session, kernel));
         // Cancelled because its server lost the role, and connected all the same: whoever sent it away does not look again.
-        let result = if late && has_lost_its_role(session) { result.and(Err(Errno::ECANCELED)) } else { result };
-        if let Err(errno) = result {
-            let result = if late { ConnectResult::Timeout } else { classify(errno) };
-            if let Some(sock) = session.server.take() {
-                kernel.close(sock, Close::Clean);
+        let stays = if late && has_lost_its_role(session) { Err(Errno::ECANCELED) } else { Ok(()) };
+        let spoken = match result.and(stays).and_then(|()| speak(session, &mut self.tools, kernel)) {
+            Ok(spoken) => spoken,
+            Err(errno) => {
+                let result = if late { ConnectResult::Timeout } else { classify(errno) };
+                if let Some(sock) = session.server.take() {
+                    kernel.close(sock, Close::Clean);
+                }
+                self.connect_failed(key, result, errno, now, kernel);
+                return;
             }
-            self.connect_failed(key, result, errno, now, kernel);
-            return;
-        }
+        };
         let us = micros(now - session.life.picked_ns);
         session.life.connect_us = Some(us);
         if let Some(server) = session.chosen() {
@@ -113,21 +116,20 @@ impl Shard {
             session.life.local_port = kernel.local_port(sock);
         }
         match session.listener.pool.kind {
-            Kind::Tcp => self.relay_begins(key, now, kernel),
+            Kind::Tcp => self.relay_begins(key, spoken, now, kernel),
             Kind::Mysql => self.await_greeting(key, now, kernel),
         }
     }
 
-    /// Both sides are connected, and nobody has been heard yet.
-    fn relay_begins(&mut self, key: Key, now: u64, kernel: &mut impl Kernel) {
+    /// Both sides are connected. What the client had said by then has gone to the server, as far as `spoken` says.
+    fn relay_begins(&mut self, key: Key, spoken: Option<Run>, now: u64, kernel: &mut impl Kernel) {
         let Some(session) = self.sessions.of(key) else { return };
         session.life.active_ns = now;
         session.phase = Phase::Relaying;
-        let waiting = session.up.readable;
         self.set_timer(key, now);
         self.watch(key, Role::ReadServer, kernel);
-        if waiting {
-            self.drive(key, Direction::Up, now, kernel);
+        if let Some(run) = spoken {
+            self.driven(key, Direction::Up, run, now, kernel);
         }
         // The server may speak first: it must learn of the connection even if the client has nothing to say yet.
         if let Some(session) = self.sessions.of(key)
@@ -335,22 +337,40 @@ fn has_lost_its_role(session: &Session) -> bool {
     session.listener.role.is_some_and(|role| chosen.is_some_and(|server| !server.ledger.suits(role)))
 }
 
-/// Makes sure of a connect that went well. An ICMP error that arrives while the kernel holds the socket's lock makes it
+/// Makes sure of a connect that went well by passing on what the client has said meanwhile: a server that takes some of it is
+/// connected, and nobody need ask. What it does not take is kept for another. `None`: nothing has been passed on yet.
+fn speak(session: &mut Session, tools: &mut Tools, kernel: &mut impl Kernel) -> Result<Option<Run>, Errno> {
+    let waits = session.up.readable || session.up.is_blocked();
+    let (Kind::Tcp, true, Some(server)) = (session.listener.pool.kind, waits, session.server) else {
+        return truly_connected(session, None, kernel).map(|()| None);
+    };
+    let run = session.up.drive(session.client, server, tools, kernel);
+    if run.moved == 0 {
+        let said = if let Stop::SinkFault(errno) = run.stop { Some(errno) } else { None };
+        truly_connected(session, said, kernel)?;
+    }
+    Ok(Some(run))
+}
+
+/// Whether a connect that went well did. An ICMP error that arrives while the kernel holds the socket's lock makes it
 /// pollable before the error is in place, and io_uring then reports success for a socket that is still in SYN-SENT
-/// (`io_connect` after `tcp_v4_err`; seen on Linux 6.18 with servers behind a veth).
+/// (`io_connect` after `tcp_v4_err`; seen on Linux 6.18 with servers behind a veth). Such a socket takes no bytes, so one that
+/// has taken some needs no look.
 ///
 /// The peer's address tells, not `SO_ERROR`, which asking clears: a server that has accepted, spoken and reset by now is
-/// no failed connect. Such a socket has no peer either, but its error is another.
-fn truly_connected(session: &mut Session, kernel: &mut impl Kernel) -> Result<(), Errno> {
+/// no failed connect. Such a socket has no peer either, but its error is another. `said` is what a send has said, and cleared.
+fn truly_connected(session: &mut Session, said: Option<Errno>, kernel: &mut impl Kernel) -> Result<(), Errno> {
     let Some(sock) = session.server else { return Ok(()) };
     let unix = session.chosen().is_some_and(|server| server.sockaddr.is_unix());
     if unix || kernel.peer(sock).is_some() {
         return Ok(());
     }
-    match kernel.error(sock) {
+    match said.or_else(|| kernel.error(sock)) {
         None => Ok(()),
         Some(errno @ (Errno::ECONNRESET | Errno::EPIPE)) => {
-            session.life.doomed = Some((Ending::ServerReset, errno as i32));
+            if said.is_none() {
+                session.life.doomed = Some((Ending::ServerReset, errno as i32));
+            }
             Ok(())
         }
         Some(errno) => Err(errno),

@@ -80,6 +80,15 @@ pub enum Stop {
     SinkFault(Errno),
 }
 
+/// One run of a pump.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    /// Why it stopped.
+    pub stop: Stop,
+    /// Bytes the receiver's socket has taken meanwhile.
+    pub moved: u64,
+}
+
 /// What a worker lends its pumps.
 #[derive(Debug)]
 pub struct Tools {
@@ -97,7 +106,14 @@ impl Default for Tools {
 
 impl Pump {
     /// Moves bytes from `from` to `to` until one of them stops it.
-    pub fn run(&mut self, from: Sock, to: Sock, tools: &mut Tools, kernel: &mut impl Kernel) -> Stop {
+    #[inline]
+    pub fn drive(&mut self, from: Sock, to: Sock, tools: &mut Tools, kernel: &mut impl Kernel) -> Run {
+        let before = self.moved;
+        let stop = self.run(from, to, tools, kernel);
+        Run { stop, moved: self.moved - before }
+    }
+
+    fn run(&mut self, from: Sock, to: Sock, tools: &mut Tools, kernel: &mut impl Kernel) -> Stop {
         if let Err(stop) = self.flush(to, tools, kernel) {
             return stop;
         }
@@ -232,7 +248,13 @@ impl Pump {
         let sent = match kernel.send(to, &tools.buffer[..got]) {
             Ok(sent) => sent,
             Err(Errno::EAGAIN) => 0,
-            Err(errno) => return Err(Stop::SinkFault(errno)),
+            Err(errno) => {
+                // A receiver that has never taken a byte may give way to another, who is to have them all.
+                if self.moved == 0 {
+                    self.residue = Residue::Spilled { bytes: tools.spill(0, got), from: 0 };
+                }
+                return Err(Stop::SinkFault(errno));
+            }
         };
         self.moved += sent as u64;
         if got == BUFFER {

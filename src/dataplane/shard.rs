@@ -14,7 +14,7 @@ use super::ending::Ending;
 use super::evict;
 use super::exodus;
 use super::gather::Visit;
-use super::pump::{Stop, Tools};
+use super::pump::{Run, Stop, Tools};
 use super::queue::Queue;
 use super::record::Note;
 use super::roll;
@@ -327,15 +327,24 @@ impl Shard {
             Direction::Up => (&mut session.up, session.client, server),
             Direction::Down => (&mut session.down, server, session.client),
         };
-        let before = pump.moved;
         // What a side says last is sent with its FIN, or not at all.
-        if direction == Direction::Up && before > 0 && !pump.ending && !session.life.prompt {
+        if direction == Direction::Up && pump.moved > 0 && !pump.ending && !session.life.prompt {
             session.life.prompt = true;
             kernel.send_promptly(server);
         }
-        let stop = pump.run(from, to, &mut self.tools, kernel);
-        let moved = pump.moved - before;
-        if direction == Direction::Up && moved > ONE_SEGMENT && !session.life.prompt {
+        let run = pump.drive(from, to, &mut self.tools, kernel);
+        self.driven(key, direction, run, now, kernel);
+    }
+
+    /// Acts on a run of a pump.
+    pub(super) fn driven(&mut self, key: Key, direction: Direction, run: Run, now: u64, kernel: &mut impl Kernel) {
+        let Run { stop, moved } = run;
+        let Some(session) = self.sessions.of(key) else { return };
+        if direction == Direction::Up
+            && moved > ONE_SEGMENT
+            && !session.life.prompt
+            && let Some(server) = session.server
+        {
             session.life.prompt = true;
             kernel.send_promptly(server);
         }

@@ -49,6 +49,8 @@ pub struct Faults {
     pub connect_refused: u32,
     pub connect_silent: u32,
     pub connect_unreachable: u32,
+    /// io_uring takes that for a connection at first (`io_connect` after `tcp_v4_err`).
+    pub connect_untrue: u32,
     pub connect_no_ports: u32,
     /// The answer takes up to `connect_slow_ns`.
     pub connect_slow: u32,
@@ -114,6 +116,8 @@ impl Faults {
             pausing: some(300),
             dribble: some(500),
             bulk: some(500),
+            // Of those that find no way, and thrown with other dice.
+            connect_untrue: 300,
             ..Self::default()
         };
         faults.latency_ns = rng.size(20 * MS);

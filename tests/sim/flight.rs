@@ -238,7 +238,17 @@ impl World {
             }
             Outcome::Refused => Err(self.dice.one_of(&[Errno::ECONNREFUSED, Errno::ECONNREFUSED, Errno::ECONNRESET])),
             Outcome::TimedOut => Err(Errno::ETIMEDOUT),
-            Outcome::Unreachable => Err(self.dice.one_of(&NETWORK_SAYS_NO)),
+            Outcome::Unreachable => {
+                let errno = self.dice.one_of(&NETWORK_SAYS_NO);
+                if self.dice.chance(self.faults.connect_untrue) {
+                    self.see("a connect is said to have gone well that has not");
+                    self.socks[sock].untrue = Some(errno);
+                    self.socks[sock].error = Some(errno);
+                    Ok(())
+                } else {
+                    Err(errno)
+                }
+            }
             Outcome::NoPorts => Err(self.dice.one_of(&[Errno::EADDRNOTAVAIL, Errno::EADDRINUSE])),
         };
         let at = self.told_at();

@@ -116,6 +116,12 @@ impl World {
 
     /// How many bytes a socket takes.
     fn offer(&mut self, to: usize, len: u64) -> Result<u64, Errno> {
+        if self.socks[to].untrue.is_some() {
+            // In SYN-SENT still, or closed by now.
+            self.see("bytes are offered to a server that is not connected");
+            let error = if self.dice.chance(500) { self.socks[to].error.take() } else { None };
+            return Err(error.unwrap_or(Errno::EAGAIN));
+        }
         assert!(self.socks[to].connected, "socket {to} is written to before it is connected");
         assert!(!self.socks[to].fin_sent, "socket {to} is written to after its FIN");
         assert!(len > 0, "nothing is written to socket {to}");
@@ -349,7 +355,8 @@ impl Kernel for SimKernel<'_> {
 
     fn peer(&mut self, sock: Sock) -> Option<SocketAddr> {
         let id = self.world.open_sock(sock, "peer");
-        Some(self.world.socks[id].address)
+        let sock = &self.world.socks[id];
+        sock.untrue.is_none().then_some(sock.address)
     }
 
     fn unsent(&mut self, sock: Sock) -> usize {

@@ -282,7 +282,8 @@ impl World {
         if self.pairs[number].over {
             return;
         }
-        let result = result.and_then(|()| self.outran_for_nothing(number));
+        let untrue = self.pairs[number].server.and_then(|id| self.socks[id].untrue);
+        let result = result.and_then(|()| self.outran_for_nothing(number)).and(untrue.map_or(Ok(()), Err));
         self.conclude(number, result);
         if let Some(Attempt { target, began_ns, cancelled_ns: Some(at), .. }) = self.pairs[number].attempts.last() {
             let had = at - began_ns;

@@ -40,6 +40,8 @@ pub struct Socket {
     pub address: SocketAddr,
     pub hold: Hold,
     pub connected: bool,
+    /// It is said to be connected and is not, for this.
+    pub untrue: Option<Errno>,
     /// Which of all accepted connections it is, from 1.
     pub accepted: u64,
     /// The pool it came to, and which of its servers were in the plan.
@@ -95,6 +97,7 @@ impl Socket {
             address,
             hold: if client { Hold::Queued } else { Hold::Open },
             connected: client,
+            untrue: None,
             accepted: 0,
             pool: 0,
             members: Vec::new(),
