@@ -1,5 +1,8 @@
 //! One line of the log, written into a buffer that is used again and again: no allocation per line.
 //!
+//! Most of a line is keys, and most values are short. What writes them is inlined, so that their lengths are known where they
+//! are copied; that more than halves the time a line takes.
+//!
 //! Whatever a value contains, it stays on its line and inside its quotes: control characters (those of Unicode too, and
 //! its line separators) are escaped in both formats, so nobody can forge a record or paint an operator's terminal.
 
@@ -28,6 +31,7 @@ pub struct Line<'a> {
 
 impl<'a> Line<'a> {
     /// Begins a line.
+    #[inline]
     pub fn begin(out: &'a mut Vec<u8>, syntax: Syntax) -> Self {
         if syntax == Syntax::Json {
             out.push(b'{');
@@ -36,6 +40,7 @@ impl<'a> Line<'a> {
     }
 
     /// Ends it. A line that is dropped instead has no end.
+    #[inline]
     pub fn end(self) {
         let end: &[u8] = match self.syntax {
             Syntax::Json => b"}\n",
@@ -45,6 +50,7 @@ impl<'a> Line<'a> {
         self.out.extend_from_slice(end);
     }
 
+    #[inline(always)]
     fn key(&mut self, key: &str) {
         let first = std::mem::replace(&mut self.first, false);
         match self.syntax {
@@ -71,6 +77,7 @@ impl<'a> Line<'a> {
     }
 
     /// A text.
+    #[inline(always)]
     pub fn text(&mut self, key: &str, value: &str) {
         self.key(key);
         match self.syntax {
@@ -85,6 +92,7 @@ impl<'a> Line<'a> {
     }
 
     /// A text that needs no look: no quotes, blanks, equals signs or anything beyond printable ASCII.
+    #[inline(always)]
     pub fn word(&mut self, key: &str, value: &[u8]) {
         debug_assert!(value.iter().all(|&byte| is_plain(byte)), "{value:?}");
         self.key(key);
@@ -94,6 +102,7 @@ impl<'a> Line<'a> {
     }
 
     /// A number.
+    #[inline(always)]
     pub fn number(&mut self, key: &str, value: u64) {
         self.key(key);
         decimal(self.out, value);
@@ -107,6 +116,7 @@ impl<'a> Line<'a> {
     }
 
     /// A value that is not there: `null`, or `-`; the journal does not get the field.
+    #[inline(always)]
     pub fn absent(&mut self, key: &str) {
         let word: &[u8] = match self.syntax {
             Syntax::Json => b"null",
@@ -118,6 +128,7 @@ impl<'a> Line<'a> {
     }
 
     /// A number that may not be there.
+    #[inline(always)]
     pub fn number_if(&mut self, key: &str, value: Option<u64>) {
         match value {
             Some(value) => self.number(key, value),
@@ -126,6 +137,7 @@ impl<'a> Line<'a> {
     }
 
     /// Two numbers with a dash between them: the id of a session, by worker and count.
+    #[inline(always)]
     pub fn pair(&mut self, key: &str, a: u64, b: u64) {
         self.key(key);
         self.quote();
@@ -136,6 +148,7 @@ impl<'a> Line<'a> {
     }
 
     /// An address with its port.
+    #[inline(always)]
     pub fn address(&mut self, key: &str, address: SocketAddr) {
         self.key(key);
         self.quote();
@@ -151,6 +164,7 @@ impl<'a> Line<'a> {
         self.quote();
     }
 
+    #[inline(always)]
     fn quote(&mut self) {
         if self.syntax == Syntax::Json {
             self.out.push(b'"');
@@ -206,18 +220,21 @@ pub fn ipv4(out: &mut Vec<u8>, ip: Ipv4Addr) {
 }
 
 /// Appends `value` in decimal; std's formatting machinery costs several times as much.
-pub fn decimal(out: &mut Vec<u8>, mut value: u64) {
-    let mut digits = [0_u8; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (value % 10) as u8;
-        value /= 10;
-        if value == 0 {
-            break;
-        }
+#[inline]
+pub fn decimal(out: &mut Vec<u8>, value: u64) {
+    if value < 10 {
+        out.push(b'0' + value as u8);
+    } else {
+        long_decimal(out, value);
     }
-    out.extend_from_slice(&digits[at..]);
+}
+
+/// Makes room for the longest number, which is a copy of a length known beforehand, and gives back what was too much.
+fn long_decimal(out: &mut Vec<u8>, value: u64) {
+    let (begin, length) = (out.len(), value.ilog10() as usize + 1);
+    out.extend_from_slice(&[b'0'; 20]);
+    digits(&mut out[begin..begin + length], value);
+    out.truncate(begin + length);
 }
 
 /// Writes times as RFC 3339 in UTC with microseconds, and remembers the second it wrote last.
@@ -236,6 +253,7 @@ impl Default for Stamp {
 
 impl Stamp {
     /// The text of a time in nanoseconds since 1970.
+    #[inline(always)]
     pub fn text(&mut self, unix_ns: u64) -> &[u8] {
         let second = unix_ns / 1_000_000_000;
         if second != self.second {
