@@ -7,7 +7,6 @@
 use std::fmt::Write;
 use std::hint::black_box;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
@@ -18,8 +17,8 @@ use ringway::config::plan::{Address, Plan, Policy, Pool};
 use ringway::dataplane::commons::{Commons, Door, Scene};
 use ringway::dataplane::shard::Shard;
 use ringway::kernel::{
-    Bell, Close, ConnectOptions, Errno, Event, Interest, KeepaliveOptions, Kernel, Pipe, Readiness, Request, Sock,
-    Token, WakeTarget,
+    Bell, Close, ConnectOptions, Errno, Event, Hatch, Interest, KeepaliveOptions, Kernel, Pipe, Readiness, Request,
+    Sock, Ticket, Token, WakeTarget,
 };
 use socket2::SockAddr;
 
@@ -131,6 +130,20 @@ impl Kernel for Willing {
     fn accept_now(&mut self, _: Sock) -> Result<Sock, Errno> {
         Err(Errno::EAGAIN)
     }
+    fn pass(&mut self, _: Sock, _: Ticket, _: Hatch) -> Result<(), Errno> {
+        Err(Errno::EAGAIN)
+    }
+    fn take_in(&mut self) -> Result<(), Errno> {
+        Ok(())
+    }
+    fn claim(&mut self, ticket: Ticket) -> Option<Sock> {
+        ticket.is_door().then_some(Sock(0))
+    }
+    fn unclaimed(&self) -> Vec<Ticket> {
+        Vec::new()
+    }
+    fn discard(&mut self, _: Ticket) {}
+    fn close_listener(&mut self, _: Sock) {}
     fn recv(&mut self, _: Sock, into: &mut [u8]) -> Result<usize, Errno> {
         into[..64].fill(b'x');
         Ok(64)
@@ -172,12 +185,7 @@ impl Kernel for Willing {
 fn shard() -> (Shard, Willing) {
     let plan = Arc::new(plan(2, Policy::RoundRobin));
     let listener = Arc::clone(&plan.listeners[0]);
-    let null = std::fs::File::open("/dev/null").expect("it exists everywhere");
-    let door = Arc::new(Door {
-        id: 1,
-        address: Address::Inet(SocketAddr::new(IpAddr::from([127, 0, 0, 1]), 1)),
-        sockets: vec![OwnedFd::from(null)],
-    });
+    let door = Arc::new(Door { id: 1, address: Address::Inet(SocketAddr::new(IpAddr::from([127, 0, 0, 1]), 1)) });
     let commons = Arc::new(Commons::new(1, Scene { plan, doors: vec![(door, listener)] }, 1_000_000));
     let mut shard = Shard::new(0, commons, 0, 1);
     let mut kernel = Willing::default();

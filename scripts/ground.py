@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import re
 import resource
 import shutil
 import signal
@@ -119,7 +120,13 @@ def anonymous_bytes(pid):
 
 
 def open_files(pid):
-    return len(os.listdir(f"/proc/{pid}/fd"))
+    """Descriptors in the process's table, and in those that ringway's workers have of their own."""
+    total = len(os.listdir(f"/proc/{pid}/fd"))
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(FileNotFoundError), open(f"/proc/{pid}/task/{task}/comm", encoding="ascii") as f:
+            if re.match(r"ringway-w\d", f.read()):
+                total += len(os.listdir(f"/proc/{pid}/task/{task}/fd"))
+    return total
 
 
 def children_of(pid):

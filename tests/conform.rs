@@ -38,6 +38,8 @@ mod flight;
 #[path = "sim/greeting.rs"]
 mod greeting;
 #[allow(dead_code)]
+#[path = "sim/hatch.rs"]
+mod hatch;
 #[path = "sim/kernel.rs"]
 mod kernel;
 #[allow(dead_code)]

@@ -13,7 +13,7 @@
 //! That the simulated kernel behaves like a real one is held by `tests/conform.rs`.
 //!
 //! Files: `world` (sockets, queues, pipes, what will happen when) · `socket` (a TCP connection's corners) · `peer` (the far
-//! ends) · `greeting` (what a MySQL server says first) · `flight` (requests and their events) · `kernel` (the trait) · `scene` (configurations) · `faults` (what goes
+//! ends) · `greeting` (what a MySQL server says first) · `flight` (requests and their events) · `kernel` (the trait) · `hatch` (how sockets come to a worker) · `scene` (configurations) · `faults` (what goes
 //! wrong in a run) · `oracle` (what must hold), `waiting` (the same of queues), `roles` (of MySQL servers that have roles),
 //! `books` (what is counted) · `run` (the loop and the life of a run).
 //!
@@ -27,6 +27,8 @@ mod faults;
 mod flight;
 #[path = "sim/greeting.rs"]
 mod greeting;
+#[path = "sim/hatch.rs"]
+mod hatch;
 #[path = "sim/kernel.rs"]
 mod kernel;
 #[path = "sim/oracle.rs"]

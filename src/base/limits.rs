@@ -43,6 +43,9 @@ pub const SUBMISSIONS: u32 = 1024;
 pub const COMPLETIONS: u32 = 16 * 1024;
 /// Letters that may wait for one worker. A full box refuses: the sender keeps what it has and goes on.
 pub const MAIL_MAX: usize = 1024;
+/// Connections that may wait to be taken in by one worker they are handed to; those beyond stay where they were accepted.
+/// More than there may be workers, each of which may add one at a time.
+pub const NEWCOMERS_MAX: usize = 512;
 /// Access records that may wait for the log thread, per worker, at about 200 bytes each; more are dropped and counted.
 pub const RECORDS_MAX: usize = 16 * 1024;
 /// Notes that may wait for the log thread, per worker.
@@ -147,7 +150,7 @@ pub const ADDRESSES_PER_THREAD: u64 = (2 << 20) + (64 << 20);
 /// the kernel holds for its pipes.
 pub const BYTES_PER_WORKER: u64 = SUBMISSIONS as u64 * 64
     + COMPLETIONS as u64 * 16
-    + (RECORDS_MAX + NOTES_MAX + MAIL_MAX) as u64 * 256
+    + (RECORDS_MAX + NOTES_MAX + MAIL_MAX + NEWCOMERS_MAX) as u64 * 256
     + (2 << 20)
     + (BUFFER * (1 + SPILLS_IDLE_MAX)) as u64
     + (PIPES_LARGE_MAX * PIPE_LARGE + (PIPES_MAX - PIPES_LARGE_MAX) * PIPE_SMALL) as u64;

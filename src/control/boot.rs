@@ -78,16 +78,18 @@ pub(super) fn boot(source: &Source, habits: &Habits) -> Result<Booted, Failure> 
         log.say(event);
     }
     if let Some(whom) = &become_whom {
-        drop_root(whom, &doors, &sink, &admin, &log)?;
+        drop_root(whom, (&doorman, &doors), &sink, &admin, &log)?;
     }
     let commons = Arc::new(Commons::new(workers, Scene { plan: Arc::clone(&plan), doors }, max_connections));
+    commons.alarm.install().map_err(|cause| Failure::Start { what: "the workers", cause })?;
     let (crew, engine) = hire(&commons, &cores(workers, habits), engine)?;
     let panel = Panel::new(Arc::clone(&commons), engine.choice(), log.tally());
     let style = Style::of(&plan.log);
     let log_thread = inbox
         .start(&log, Arc::clone(&commons), style, sink)
         .map_err(|cause| Failure::Start { what: "the log thread", cause })?;
-    let fleet = Fleet::begin(crew, Arc::clone(&commons));
+    let parcels = doorman.parcels(commons.scene.load().doors.iter().map(|(door, _)| door));
+    let fleet = Fleet::begin(crew, Arc::clone(&commons), parcels);
     announce(&log, &commons, &engine, &plan);
     let workshop = Workshop {
         registry,
@@ -144,7 +146,13 @@ fn open_doors(doorman: &mut Doorman, plan: &Plan) -> Result<Vec<Placed>, Failure
 }
 
 /// Root gives everything it opened to the user it becomes, and becomes it. No thread runs yet.
-fn drop_root(whom: &Identity, doors: &[Placed], sink: &Sink, admin: &AdminSockets, log: &Log) -> Result<(), Failure> {
+fn drop_root(
+    whom: &Identity,
+    (doorman, doors): (&Doorman, &[Placed]),
+    sink: &Sink,
+    admin: &AdminSockets,
+    log: &Log,
+) -> Result<(), Failure> {
     if !privilege::is_root() {
         if !whom.is_current() {
             log.say(Event::warn(
@@ -163,7 +171,7 @@ fn drop_root(whom: &Identity, doors: &[Placed], sink: &Sink, admin: &AdminSocket
             Address::Inet(_) => None,
             Address::Unix(path) => Some(path.as_path()),
         };
-        listen::pass_on(&door.sockets, path, whom.owner()).map_err(|cause| Failure::Door {
+        listen::pass_on(doorman.sockets(door), path, whom.owner()).map_err(|cause| Failure::Door {
             listener: listener.name.to_string(),
             address: door.address.to_string(),
             cause,

@@ -25,6 +25,7 @@ use super::admin::{self, AdminSockets, Board, COMMANDS_MAX, Command, Reply};
 use super::boot::{Booted, boot};
 use super::doors::mention_absent;
 use super::engine::Runtime;
+use super::errands;
 use super::evener::Evener;
 use super::failure::Failure;
 use super::fleet::{Fleet, Word};
@@ -189,6 +190,8 @@ impl Conductor {
         let signals = if self.habits.signals { Signals::all() } else { Ok(Signals::none()) };
         let mut signals = signals.map_err(start("listening to signals"))?;
         tokio::task::spawn_local(beat(Arc::clone(&self.pulse)));
+        errands::begin(&self.board.panel.commons, Arc::clone(&self.prober.called))
+            .map_err(start("listening to workers"))?;
         self.prober.begin();
         self.prober.adopt(&self.board.panel.commons.scene.load().plan);
         admin::serve(&self.admin, &self.board).map_err(start("the admin server"))?;
@@ -371,7 +374,9 @@ impl Conductor {
         self.prober.adopt(&plan);
         self.ramps.adopt(&plan, &old.plan);
         steer::settle(&plan, Some(&old.plan));
-        self.fleet.publish(scene);
+        let new = scene.doors.iter().map(|(door, _)| door).filter(|door| !known(door.id));
+        let parcels = self.workshop.doorman.parcels(new);
+        self.fleet.publish(scene, parcels);
         self.workshop.doorman.forget(pairing.closed.iter());
         let closed = pairing.closed.iter().map(Arc::downgrade).collect();
         drop((pairing, old));
@@ -497,7 +502,7 @@ impl Conductor {
     fn close_doors(&mut self) -> Vec<Weak<Door>> {
         let scene = self.board.panel.commons.scene.load_full();
         self.workshop.doorman.forget(scene.doors.iter().map(|(door, _)| door));
-        self.fleet.publish(Scene { plan: Arc::clone(&scene.plan), doors: Vec::new() });
+        self.fleet.publish(Scene { plan: Arc::clone(&scene.plan), doors: Vec::new() }, Vec::new());
         scene.doors.iter().map(|(door, _)| Arc::downgrade(door)).collect()
     }
 

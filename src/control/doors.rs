@@ -4,7 +4,7 @@
 //! address alone, so one that moves to another listener, or whose listener gets another name, stays open.
 
 use std::collections::HashMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
@@ -15,6 +15,7 @@ use crate::observe::writer::Log;
 use crate::sys::listen::{self, Heritage, ListenError, Neighbours, Presence};
 
 use super::failure::Failure;
+use super::fleet::Parcel;
 
 /// A door with the listener it belongs to, as in a scene.
 pub(super) type Placed = (Arc<Door>, Arc<Listener>);
@@ -75,6 +76,8 @@ pub(super) struct Doorman {
     next_id: u64,
     /// Doors that some worker may still be emptying.
     closing: Vec<Weak<Door>>,
+    /// Listening sockets of doors that are open, by the door's id: workers have theirs, and are passed them from here.
+    sockets: HashMap<u64, Arc<[OwnedFd]>>,
     /// Files of unix doors, by the door's id.
     files: HashMap<u64, SocketFile>,
 }
@@ -82,7 +85,7 @@ pub(super) struct Doorman {
 impl Doorman {
     /// A doorman for doors with `workers` sockets.
     pub(super) fn new(workers: usize) -> Self {
-        Self { workers, next_id: 1, closing: Vec::new(), files: HashMap::new() }
+        Self { workers, next_id: 1, closing: Vec::new(), sockets: HashMap::new(), files: HashMap::new() }
     }
 
     /// Opens all that is missing, or nothing.
@@ -130,37 +133,52 @@ impl Doorman {
             }
         };
         self.next_id += 1;
-        Ok(Arc::new(Door { id, address: address.clone(), sockets }))
+        self.sockets.insert(id, sockets.into());
+        Ok(Arc::new(Door { id, address: address.clone() }))
     }
 
-    /// Lets go of doors: removes their files, and remembers that workers may hold them a moment longer.
+    /// The sockets of a door, by worker.
+    pub(super) fn sockets(&self, door: &Door) -> &[OwnedFd] {
+        self.sockets.get(&door.id).map_or(&[], |sockets| sockets)
+    }
+
+    /// What workers need of doors that are new to them.
+    pub(super) fn parcels<'d>(&self, doors: impl Iterator<Item = &'d Arc<Door>>) -> Vec<Parcel> {
+        let parcel = |door: &Arc<Door>| {
+            let sockets = Arc::clone(self.sockets.get(&door.id)?);
+            Some(Parcel { door: door.id, sockets })
+        };
+        doors.filter_map(parcel).collect()
+    }
+
+    /// Sets on the sockets of doors that stay what their new terms say; connections accepted before keep theirs.
+    ///
+    /// # Errors
+    /// What setsockopt(2) said, with the listener.
+    pub(super) fn bequeath(&self, pairing: &Pairing) -> Result<(), Failure> {
+        for (door, listener, was) in &pairing.kept {
+            let heritage_now = heritage(&listener.pool.terms);
+            if matches!(door.address, Address::Unix(_)) || heritage_now == heritage(&was.pool.terms) {
+                continue;
+            }
+            for socket in self.sockets(door) {
+                listen::bequeath(socket2::SockRef::from(&socket.as_fd()), heritage_now).map_err(|cause| {
+                    Failure::Door { listener: listener.name.to_string(), address: door.address.to_string(), cause }
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets go of doors: closes their sockets here, removes their files, and remembers that workers may hold them a moment
+    /// longer.
     pub(super) fn forget<'d>(&mut self, doors: impl Iterator<Item = &'d Arc<Door>>) {
         for door in doors {
+            self.sockets.remove(&door.id);
             self.files.remove(&door.id);
             self.closing.push(Arc::downgrade(door));
         }
     }
-}
-
-/// Sets on the sockets of doors that stay what their new terms say; connections accepted before keep theirs.
-///
-/// # Errors
-/// What setsockopt(2) said, with the listener.
-pub(super) fn bequeath(pairing: &Pairing) -> Result<(), Failure> {
-    for (door, listener, was) in &pairing.kept {
-        let heritage_now = heritage(&listener.pool.terms);
-        if matches!(door.address, Address::Unix(_)) || heritage_now == heritage(&was.pool.terms) {
-            continue;
-        }
-        for socket in &door.sockets {
-            listen::bequeath(socket2::SockRef::from(&socket.as_fd()), heritage_now).map_err(|cause| Failure::Door {
-                listener: listener.name.to_string(),
-                address: door.address.to_string(),
-                cause,
-            })?;
-        }
-    }
-    Ok(())
 }
 
 /// The file of a unix socket, removed when this is dropped, unless another process has put its own there meanwhile.
@@ -221,7 +239,7 @@ mod tests {
         addresses
             .enumerate()
             .map(|(id, (bind, listener))| {
-                let door = Door { id: id as u64, address: bind.clone(), sockets: Vec::new() };
+                let door = Door { id: id as u64, address: bind.clone() };
                 (Arc::new(door), Arc::clone(listener))
             })
             .collect()
@@ -271,7 +289,7 @@ mod tests {
         drop(taken);
         let opened = doorman.open(&pairing.missing, &[]).expect("free now");
         assert_eq!(opened.len(), 2);
-        assert!(path.exists() && opened[0].0.sockets.len() == 2);
+        assert!(path.exists() && doorman.sockets(&opened[0].0).len() == 2);
         doorman.forget(opened.iter().map(|(door, _)| door));
         assert!(!path.exists());
         // Still held here, as a worker would: the same address may be opened again beside it.

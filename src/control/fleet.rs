@@ -1,6 +1,7 @@
 //! The fleet of workers: start, letters, farewell. Nothing here waits for a worker.
 
 use std::collections::VecDeque;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -13,7 +14,8 @@ use crate::dataplane::roll::Roll;
 use crate::dataplane::worker::{self, Hired};
 use crate::kernel::epoll::{Epoll, EventBell};
 use crate::kernel::uring::{RingBell, Uring};
-use crate::kernel::{Bell, Engine, Refused, WakeTarget};
+use crate::kernel::{Bell, Engine, Errno, Hatch, Refused, Ticket, WakeTarget};
+use crate::sys::hatch;
 
 use super::engine::Drive;
 
@@ -23,8 +25,17 @@ pub(super) struct Fleet {
     commons: Arc<Commons>,
     threads: Vec<JoinHandle<()>>,
     bell: ControlBell,
-    /// By worker: what its full mailbox refused.
+    /// By worker: what its full mailbox or hatch refused.
     unsent: Vec<Unsent>,
+}
+
+/// The listening sockets of a door, by worker: what is passed to them when a scene with it has been published.
+#[derive(Clone, Debug)]
+pub(super) struct Parcel {
+    /// The door's id.
+    pub(super) door: u64,
+    /// They stay open here too.
+    pub(super) sockets: Arc<[OwnedFd]>,
 }
 
 /// What wakes the workers of each engine.
@@ -37,6 +48,7 @@ enum ControlBell {
 /// Letters that wait to be sent, in the order they are sent in. Each word says the same however often it is said.
 #[derive(Clone, Debug, Default)]
 struct Unsent {
+    parcels: VecDeque<Parcel>,
     new_scene: bool,
     /// At most one a server and kind.
     evictions: VecDeque<Arc<Eviction>>,
@@ -54,16 +66,26 @@ pub(super) enum Word {
 }
 
 impl Fleet {
-    /// Lets everybody hired begin.
-    pub(super) fn begin(crew: Crew, commons: Arc<Commons>) -> Self {
+    /// Lets everybody hired begin, with the sockets of the scene that is published.
+    pub(super) fn begin(crew: Crew, commons: Arc<Commons>, parcels: Vec<Parcel>) -> Self {
         let Crew { bell, hired } = crew;
-        let threads = hired.into_iter().enumerate().map(|(index, hired)| hired.begin(index, &commons)).collect();
-        Self { bell, threads, unsent: vec![Unsent::default(); commons.desks.len()], commons }
+        let threads = worker::begin(hired, &commons);
+        let unsent = vec![Unsent::default(); commons.desks.len()];
+        let mut fleet = Self { bell, threads, unsent, commons };
+        fleet.send(parcels);
+        fleet
     }
 
-    /// Publishes a scene, then says so.
-    pub(super) fn publish(&mut self, scene: Scene) {
+    /// Publishes a scene, passes on the sockets of doors that are new in it, then says so.
+    pub(super) fn publish(&mut self, scene: Scene, parcels: Vec<Parcel>) {
+        let known = |parcel: &Parcel| scene.doors.iter().any(|(door, _)| door.id == parcel.door);
+        self.unsent.iter_mut().for_each(|unsent| unsent.parcels.retain(known));
         self.commons.scene.store(Arc::new(scene));
+        self.send(parcels);
+    }
+
+    fn send(&mut self, parcels: Vec<Parcel>) {
+        self.unsent.iter_mut().for_each(|unsent| unsent.parcels.extend(parcels.iter().cloned()));
         self.tell(Word::NewScene);
     }
 
@@ -100,6 +122,7 @@ impl Fleet {
     /// Sends what is unsent; true when nothing is left.
     pub(super) fn deliver(&mut self) -> bool {
         for (index, unsent) in self.unsent.iter_mut().enumerate() {
+            unsent.pass(index, self.commons.desks[index].hatch());
             while let Some(letter) = unsent.first() {
                 if self.commons.post(index, letter, &mut self.bell).is_err() {
                     break;
@@ -121,7 +144,7 @@ impl Fleet {
 
     /// Whether letters wait to be sent.
     pub(super) fn has_unsent(&self) -> bool {
-        self.unsent.iter().any(|unsent| unsent.first().is_some())
+        self.unsent.iter().any(|unsent| !unsent.parcels.is_empty() || unsent.first().is_some())
     }
 
     /// A worker that has ended though nobody told it to.
@@ -177,6 +200,20 @@ impl Bell for ControlBell {
 }
 
 impl Unsent {
+    /// Passes on what the hatch takes. A worker hears of what has come after all, so that it empties a hatch that is full.
+    fn pass(&mut self, worker: usize, to: Hatch) {
+        while let Some(Parcel { door, sockets }) = self.parcels.front() {
+            match hatch::pass(to.0, Ticket::of_door(*door).0, sockets[worker].as_raw_fd()) {
+                Ok(()) => {}
+                // Nobody is behind it any more.
+                Err(Errno::EPIPE | Errno::ECONNRESET) => return self.parcels.clear(),
+                Err(_) => return,
+            }
+            self.parcels.pop_front();
+            self.new_scene = true;
+        }
+    }
+
     fn add(&mut self, word: Word) {
         match word {
             Word::NewScene => self.new_scene = true,

@@ -9,6 +9,7 @@
 //!                      ├── prober    checks of servers, rests for those that fail
 //!                      ├── shepherd  sessions that are to go elsewhere, over a time
 //!                      ├── evener    pools whose sessions are to be brought into balance
+//!                      ├── errands   what workers leave for this thread to do
 //!                      ├── fleet     the workers: start, letters, farewell
 //!                      ├── admin     metrics, status, health, reload over HTTP
 //!                      └── runtime   HAProxy's line protocol, for hatop and operators' scripts
@@ -20,6 +21,7 @@ mod ceiling;
 pub mod conductor;
 mod doors;
 pub mod engine;
+mod errands;
 pub mod evener;
 pub mod explain;
 pub mod failure;

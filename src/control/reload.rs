@@ -18,7 +18,7 @@ use crate::dataplane::commons::Scene;
 use crate::observe::sink::Sink;
 
 use super::ceiling::Ceiling;
-use super::doors::{Doorman, Pairing, Placed, bequeath, pair};
+use super::doors::{Doorman, Pairing, Placed, pair};
 use super::failure::{Failure, Kind};
 use super::roster::{Edit, InForce};
 
@@ -189,7 +189,7 @@ impl Workshop {
         };
         let pairing = pair(&plan, &running.doors);
         let opened = self.open_patiently(&pairing, &running.doors).await?;
-        if let Err(failure) = bequeath(&pairing) {
+        if let Err(failure) = self.doorman.bequeath(&pairing) {
             self.doorman.forget(opened.iter().map(|(door, _)| door));
             return Err(failure);
         }
@@ -303,7 +303,7 @@ mod tests {
             assert_eq!(second.scene.plan.global, first.scene.plan.global);
             assert_eq!(needs_restart(&second.diff), ["global.workers stays 1 until a restart"]);
             assert!(changes(&second.diff).iter().any(|line| line.contains("user_timeout")));
-            let socket = socket2::SockRef::from(&second.scene.doors[0].0.sockets[0]);
+            let socket = socket2::SockRef::from(&workshop.doorman.sockets(&second.scene.doors[0].0)[0]);
             assert_eq!(socket.tcp_user_timeout().expect("readable"), Some(Duration::from_secs(5)));
         });
     }

@@ -3,14 +3,16 @@
 //! Things that *are* so are published ([`Scene`] behind an `ArcSwap`); things that *happen* are mailed ([`Mail`] through a
 //! bounded channel, the worker woken through its engine). No lock, and nobody waits for anybody.
 
-use std::os::fd::OwnedFd;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
-use crossbeam::queue::ArrayQueue;
+use crossbeam::queue::{ArrayQueue, SegQueue};
 use crossbeam::utils::CachePadded;
 
 use super::evict::Eviction;
@@ -18,15 +20,16 @@ use super::exodus::Exodus;
 use super::record::{Note, Record};
 use super::roll::Roll;
 use crate::base::counter::Counter;
-use crate::base::limits::{MAIL_MAX, NOTES_MAX, RECORDS_MAX};
+use crate::base::limits::{MAIL_MAX, NEWCOMERS_MAX, NOTES_MAX, RECORDS_MAX, WORKERS_MAX};
 use crate::base::pulse::Pulse;
 use crate::base::rehearsal;
 use crate::config::ledger::PoolLedger;
 use crate::config::plan::{Address, Listener, Plan};
-use crate::kernel::{Bell, Sock, WakeTarget};
+use crate::kernel::{Bell, Hatch, Ticket, WakeTarget};
 
 // What the ceiling on sessions reckons with (`BYTES_PER_WORKER`): a place in any of the queues is at most 256 bytes.
 const _: () = assert!(size_of::<Record>() <= 240 && size_of::<Note>() <= 240 && size_of::<Mail>() <= 240);
+const _: () = assert!(size_of::<Newcomer>() <= 240 && NEWCOMERS_MAX > WORKERS_MAX as usize);
 
 /// A plan together with the listening sockets that serve it: what one atomic swap replaces.
 #[derive(Debug)]
@@ -37,16 +40,14 @@ pub struct Scene {
     pub doors: Vec<(Arc<Door>, Arc<Listener>)>,
 }
 
-/// Listening sockets of one address: one per worker (`SO_REUSEPORT`; a unix socket is one, duplicated). They live until
-/// the last scene and the last worker let go of them, so an address that stays configured is never closed.
+/// Listening sockets of one address: one per worker (`SO_REUSEPORT`; a unix socket is one, duplicated), passed to it through
+/// its hatch with the ticket of the door's id. Who has closed his lets go of this.
 #[derive(Debug)]
 pub struct Door {
     /// Unique for the life of the process.
     pub id: u64,
     /// Where it listens.
     pub address: Address,
-    /// By worker index.
-    pub sockets: Vec<OwnedFd>,
 }
 
 /// A letter to a worker.
@@ -54,15 +55,6 @@ pub struct Door {
 pub enum Mail {
     /// The scene has changed: open and close doors accordingly.
     NewScene,
-    /// A connection that another worker accepted; this one is less loaded.
-    Connection {
-        /// The socket; the receiver owns it.
-        sock: Sock,
-        /// Where it was accepted.
-        listener: Arc<Listener>,
-        /// When, in nanoseconds of `CLOCK_MONOTONIC`.
-        accepted_ns: u64,
-    },
     /// End the sessions of a server.
     Evict(Arc<Eviction>),
     /// End sessions one after the other, over a time.
@@ -73,6 +65,28 @@ pub enum Mail {
     Drain,
     /// End every session now, then leave the loop.
     Stop,
+}
+
+/// A connection that another worker accepted; this one is less loaded.
+#[derive(Debug)]
+pub struct Newcomer {
+    /// What its socket came through the hatch with, before this was written.
+    pub ticket: Ticket,
+    /// Where it was accepted.
+    pub listener: Arc<Listener>,
+    /// When, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub accepted_ns: u64,
+}
+
+/// How a worker is reached from outside.
+#[derive(Debug)]
+pub struct Lines {
+    /// See [`Engine::wake_target`](crate::kernel::Engine::wake_target).
+    pub target: WakeTarget,
+    /// See [`Engine::rope`](crate::kernel::Engine::rope).
+    pub rope: Option<OwnedFd>,
+    /// See [`Engine::hatch`](crate::kernel::Engine::hatch).
+    pub hatch: Option<OwnedFd>,
 }
 
 /// What all workers and the control thread share.
@@ -86,16 +100,23 @@ pub struct Commons {
     pub max_connections: AtomicU32,
     /// A limit on memory is nearly reached: nobody is let in.
     pub memory_short: AtomicBool,
-    /// Rung when connects to a server have failed so often in a row that it may have to be ejected.
+    /// Rung when connects to a server have failed so often in a row that it may have to be ejected, and when there is
+    /// something to do.
     pub alarm: Alarm,
 }
 
-/// How workers call the control thread.
+/// How workers call the control thread: by a bell whose rope is in all tables of descriptors, since nothing else of the control
+/// thread's is in theirs.
 #[derive(Default)]
 pub struct Alarm {
+    /// What is pulled, and what the control thread listens to: the ends of a unix(7) socket pair.
+    bell: OnceLock<(UnixStream, UnixStream)>,
     rung: AtomicBool,
-    bell: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    errands: SegQueue<Errand>,
 }
+
+/// Something for the control thread to do.
+pub type Errand = Box<dyn FnOnce() + Send>;
 
 impl std::fmt::Debug for Alarm {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -104,24 +125,59 @@ impl std::fmt::Debug for Alarm {
 }
 
 impl Alarm {
-    /// Says what rings; it must not block. Without it, and after the first time, nothing changes.
-    pub fn listen(&self, bell: impl Fn() + Send + Sync + 'static) {
-        let _ = self.bell.set(Box::new(bell));
+    /// Hangs up the bell, before workers begin. Without one nobody hears.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE`: there are no descriptors for it.
+    pub fn install(&self) -> io::Result<()> {
+        let (rope, bell) = UnixStream::pair()?;
+        rope.set_nonblocking(true)?;
+        bell.set_nonblocking(true)?;
+        let first = self.bell.set((rope, bell)).is_ok();
+        debug_assert!(first, "there is one control thread");
+        Ok(())
+    }
+
+    /// What is readable when somebody has rung.
+    pub fn bell(&self) -> Option<&UnixStream> {
+        self.bell.get().map(|(_, bell)| bell)
+    }
+
+    /// The descriptor workers ring it by.
+    pub fn rope(&self) -> Option<RawFd> {
+        self.bell.get().map(|(rope, _)| rope.as_raw_fd())
     }
 
     /// Rings, unless it has been rung since somebody came.
     #[inline]
     pub fn ring(&self) {
-        if !self.rung.swap(true, Ordering::SeqCst)
-            && let Some(bell) = self.bell.get()
-        {
-            bell();
+        if !self.rung.swap(true, Ordering::SeqCst) {
+            self.pull();
         }
+    }
+
+    /// Leaves something to do, and rings. It must not block.
+    pub fn leave(&self, errand: Errand) {
+        self.errands.push(errand);
+        self.pull();
+    }
+
+    /// The next thing to do.
+    pub fn take(&self) -> Option<Errand> {
+        self.errands.pop()
     }
 
     /// Whether it has been rung. Call it before you look at what it is rung for, so that nothing is missed.
     pub fn answer(&self) -> bool {
         self.rung.swap(false, Ordering::SeqCst)
+    }
+
+    fn pull(&self) {
+        if let Some((rope, _)) = self.bell.get() {
+            let mut rope: &UnixStream = rope;
+            // Where nothing more fits it has been rung already.
+            let _ = rope.write(&[1]);
+        }
     }
 }
 
@@ -130,13 +186,16 @@ impl Alarm {
 pub struct Desk {
     letters_in: Sender<Mail>,
     letters_out: Receiver<Mail>,
+    newcomers: ArrayQueue<Newcomer>,
     rung: AtomicBool,
     /// There may be room for those who wait here.
     called: AtomicBool,
     /// How to wake this worker; see [`WakeTarget`].
     wake_fd: AtomicI32,
-    /// See [`Engine::rope`](crate::kernel::Engine::rope).
-    rope: OnceLock<OwnedFd>,
+    /// See [`Hatch`].
+    hatch_fd: AtomicI32,
+    /// What keeps these open.
+    lines: OnceLock<Lines>,
     /// Sessions it has now.
     pub sessions: AtomicU32,
     /// It drains or stops: others hand it no connections.
@@ -186,6 +245,11 @@ impl Commons {
         }
     }
 
+    /// Threads of the workers that run (gettid(2)).
+    pub fn workers(&self) -> impl Iterator<Item = i32> {
+        self.desks.iter().filter_map(|desk| desk.pulse.thread())
+    }
+
     /// Sessions over all workers.
     pub fn sessions(&self) -> u32 {
         self.desks.iter().map(|desk| desk.sessions.load(Ordering::Relaxed)).sum()
@@ -203,6 +267,20 @@ impl Commons {
         }
         desk.ring(bell);
         Ok(())
+    }
+
+    /// Hands a connection over to a worker whose hatch its socket has gone through, and wakes it. Ask before that whether
+    /// there is room ([`Commons::takes_newcomers`]).
+    pub fn hand_over(&self, worker: usize, newcomer: Newcomer, bell: &mut impl Bell) {
+        let refused = self.desks[worker].newcomers.push(newcomer).is_err();
+        debug_assert!(!refused, "each worker asks before it adds one, and room is left for one of each");
+        self.desks[worker].ring(bell);
+    }
+
+    /// Whether a worker has room for one more newcomer of each of the others.
+    pub fn takes_newcomers(&self, worker: usize) -> bool {
+        let newcomers = &self.desks[worker].newcomers;
+        newcomers.len() + self.desks.len() < newcomers.capacity()
     }
 
     /// Has a worker look whether there is room for the sessions that wait there. Unlike a letter it always arrives: called
@@ -236,10 +314,12 @@ impl Desk {
         Self {
             letters_in,
             letters_out,
+            newcomers: ArrayQueue::new(NEWCOMERS_MAX),
             rung: AtomicBool::new(false),
             called: AtomicBool::new(false),
             wake_fd: AtomicI32::new(-1),
-            rope: OnceLock::new(),
+            hatch_fd: AtomicI32::new(-1),
+            lines: OnceLock::new(),
             sessions: AtomicU32::new(0),
             leaving: AtomicBool::new(false),
             turns: AtomicU64::new(0),
@@ -250,15 +330,29 @@ impl Desk {
         }
     }
 
-    /// Keeps what must stay open for as long as somebody may ring. Called at most once, before [`Desk::open`].
-    pub fn keep(&self, rope: OwnedFd) {
-        let first = self.rope.set(rope).is_ok();
+    /// Keeps what this worker is reached by, and opens. Called once.
+    pub fn connect(&self, lines: Lines) {
+        let hatch = lines.hatch.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+        let target = lines.target;
+        let first = self.lines.set(lines).is_ok();
         debug_assert!(first, "a desk has one worker");
+        self.open(target, Hatch(hatch));
     }
 
-    /// Says how this worker is woken. Called once, before anyone may write to it.
-    pub fn open(&self, target: WakeTarget) {
+    /// Says how this worker is woken, and where sockets are passed to it. Called once, before anyone may write to it.
+    pub fn open(&self, target: WakeTarget, hatch: Hatch) {
+        self.hatch_fd.store(hatch.0, Ordering::Release);
         self.wake_fd.store(target.0, Ordering::Release);
+    }
+
+    /// Where sockets are passed to this worker.
+    pub fn hatch(&self) -> Hatch {
+        Hatch(self.hatch_fd.load(Ordering::Acquire))
+    }
+
+    /// The descriptors it is reached by.
+    pub fn descriptors(&self) -> [RawFd; 2] {
+        [self.wake_fd.load(Ordering::Acquire), self.hatch().0]
     }
 
     /// Wakes the worker, unless somebody has and it has not come since.
@@ -285,6 +379,12 @@ impl Desk {
     /// Whether somebody has rung and the worker has not come since.
     pub fn is_rung(&self) -> bool {
         self.rung.load(Ordering::Relaxed)
+    }
+
+    /// The next connection that was handed over.
+    #[inline]
+    pub fn take_newcomer(&self) -> Option<Newcomer> {
+        self.newcomers.pop()
     }
 
     /// The next letter.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::commons::{Door, Mail};
+use super::commons::Door;
 use super::ending::Refusal;
 use super::record::Note;
 use super::session::Role;
@@ -11,7 +11,7 @@ use super::shard::{Mode, Shard, ms};
 use crate::base::limits::{BACKLOG, PIPE_SMALL};
 use crate::base::slab::Key;
 use crate::config::plan::Listener;
-use crate::kernel::{Close, Errno, Kernel, Request, Sock};
+use crate::kernel::{Close, Errno, Kernel, Request, Sock, Ticket};
 
 /// First pause after accept failed for want of something, in milliseconds; it doubles up to the last.
 const PAUSE_FIRST_MS: u32 = 10;
@@ -19,10 +19,6 @@ const PAUSE_FIRST_MS: u32 = 10;
 const PAUSE_LAST_MS: u32 = 500;
 /// So many are let in at a door at once after a pause; sessions that run have their turn between.
 const LET_IN_MAX: usize = 64;
-/// A worker hands a connection over when it has this many sessions more than the least loaded, and an eighth: below that
-/// the difference is chance and levels out by itself.
-const IMBALANCE_MIN: u32 = 4;
-
 /// A door as one worker has it.
 ///
 /// ```text
@@ -33,6 +29,8 @@ const IMBALANCE_MIN: u32 = 4;
 #[derive(Debug)]
 pub struct DoorSlot {
     door: Arc<Door>,
+    /// This worker's; `None` while there is no descriptor for it. Then the door is paused.
+    socket: Option<Sock>,
     listener: Arc<Listener>,
     state: DoorState,
     pause_ms: u32,
@@ -54,6 +52,8 @@ impl Shard {
     /// Takes up the published scene: opens doors that are new, gives kept ones their new listener, and closes those that
     /// are gone, after the connections in their queues have been taken.
     pub fn adopt(&mut self, now: u64, kernel: &mut impl Kernel) {
+        // Sockets are passed when their scene has been published: that of any that is in now is this one or an older one.
+        let taken = kernel.take_in();
         let scene = self.commons.scene.load_full();
         let serving = self.mode == Mode::Serving;
         let keys: Vec<Key> = self.doors.keys().collect();
@@ -68,17 +68,41 @@ impl Shard {
         }
         for (door, listener) in scene.doors.iter().filter(|_| serving) {
             if !self.has_door(door.id) {
-                let key = self.doors.insert(DoorSlot {
-                    door: Arc::clone(door),
-                    listener: Arc::clone(listener),
-                    state: DoorState::Open,
-                    pause_ms: PAUSE_FIRST_MS,
-                });
-                kernel.accept(self.socket(door), Role::Door.token(key));
+                self.furnish(door, listener, taken, now, kernel);
             }
+        }
+        let known = |ticket| scene.doors.iter().any(|(door, _)| Ticket::of_door(door.id) == ticket);
+        for stale in kernel.unclaimed().into_iter().filter(|&ticket| ticket.is_door() && !(serving && known(ticket))) {
+            kernel.discard(stale);
         }
         self.scene = scene;
         self.renew_queues();
+    }
+
+    /// Opens a door that is new, if its socket has come; if not, there will be another letter about it. `taken`: what has
+    /// kept it from coming in.
+    fn furnish(
+        &mut self,
+        door: &Arc<Door>,
+        listener: &Arc<Listener>,
+        taken: Result<(), Errno>,
+        now: u64,
+        kernel: &mut impl Kernel,
+    ) {
+        let ticket = Ticket::of_door(door.id);
+        let (door, listener) = (Arc::clone(door), Arc::clone(listener));
+        let slot = |socket| DoorSlot { door, socket, listener, state: DoorState::Open, pause_ms: PAUSE_FIRST_MS };
+        match (kernel.claim(ticket), taken) {
+            (Some(socket), _) => {
+                let key = self.doors.insert(slot(Some(socket)));
+                kernel.accept(socket, Role::Door.token(key));
+            }
+            (None, Err(errno)) => {
+                let key = self.doors.insert(slot(None));
+                self.pause(key, errno, now);
+            }
+            (None, Ok(())) => {}
+        }
     }
 
     /// Stops taking connections.
@@ -127,16 +151,13 @@ impl Shard {
         }
         let Some(slot) = self.doors.of(key) else { return };
         match slot.state {
-            DoorState::Closing => drop(self.doors.remove(key)),
+            DoorState::Closing => self.remove_door(key, kernel),
             DoorState::Resting { until_ns } => {
                 slot.state = DoorState::Paused { until_ns };
                 self.doors_paused += 1;
             }
             DoorState::Paused { .. } => {}
-            DoorState::Open => {
-                let door = Arc::clone(&slot.door);
-                kernel.accept(self.socket(&door), Role::Door.token(key));
-            }
+            DoorState::Open => slot.open(key, kernel),
         }
     }
 
@@ -161,8 +182,9 @@ impl Shard {
     fn wake_door(&mut self, key: Key, now: u64, kernel: &mut impl Kernel) {
         for _ in 0..LET_IN_MAX {
             let Some(slot) = self.doors.of(key) else { return };
-            let (door, listener) = (Arc::clone(&slot.door), Arc::clone(&slot.listener));
-            let taken = two_descriptors(kernel).and_then(|()| kernel.accept_now(self.socket(&door)));
+            let listener = Arc::clone(&slot.listener);
+            let taken =
+                slot.obtain(kernel).and_then(|socket| two_descriptors(kernel).and_then(|()| kernel.accept_now(socket)));
             match taken {
                 // Not handed over: its server's socket is had before the next one is taken.
                 Ok(sock) => self.admit(sock, listener, self.index, now, kernel),
@@ -182,8 +204,9 @@ impl Shard {
             let Some(slot) = self.doors.of(key).filter(|slot| slot.state == DoorState::Open) else { continue };
             let (listener, pause_ms) = (Arc::clone(&slot.listener), slot.lengthen());
             slot.state = DoorState::Resting { until_ns: now + ms(pause_ms) };
-            let door = Arc::clone(&slot.door);
-            kernel.cancel(Request::Accept, self.socket(&door), Role::Door.token(key));
+            if let Some(socket) = slot.socket {
+                kernel.cancel(Request::Accept, socket, Role::Door.token(key));
+            }
             self.mention_pause(listener, errno, pause_ms, now);
         }
     }
@@ -225,30 +248,11 @@ impl Shard {
             self.quiet.full_ns = self.note(self.quiet.full_ns, now, || Note::MaxConnections { listener });
             return;
         }
-        // Counted before it arrives, so that the next choice knows of it.
-        self.commons.desks[worker].sessions.fetch_add(1, Ordering::Relaxed);
-        if worker == self.index {
+        let handed = worker != self.index && self.hand_over(sock, &listener, worker, now, kernel);
+        if !handed {
+            self.desk().sessions.fetch_add(1, Ordering::Relaxed);
             self.open(sock, listener, now, now, kernel);
-            return;
         }
-        match self.commons.post(worker, Mail::Connection { sock, listener, accepted_ns: now }, kernel) {
-            Ok(()) => self.desk().tally.handed_over.bump(),
-            Err(mail) => {
-                self.commons.desks[worker].sessions.fetch_sub(1, Ordering::Relaxed);
-                self.desk().sessions.fetch_add(1, Ordering::Relaxed);
-                self.obey(mail, now, kernel);
-            }
-        }
-    }
-
-    /// Who should have the next session: this worker, unless another has clearly fewer. One that leaves is no choice: it
-    /// may be gone before it reads its mail.
-    fn least_loaded(&self) -> usize {
-        let mine = self.desk().sessions.load(Ordering::Relaxed);
-        let staying = (0..).zip(&self.commons.desks).filter(|(_, desk)| !desk.leaving.load(Ordering::Relaxed));
-        let loads = staying.map(|(worker, desk)| (desk.sessions.load(Ordering::Relaxed), worker));
-        let Some((least, worker)) = loads.min() else { return self.index };
-        if mine >= least + IMBALANCE_MIN + least / 8 { worker } else { self.index }
     }
 
     /// A door whose accept has failed waits; so does one whose pause has brought nothing.
@@ -264,9 +268,8 @@ impl Shard {
     fn open_door(&mut self, key: Key, kernel: &mut impl Kernel) {
         let Some(slot) = self.doors.of(key) else { return };
         slot.state = DoorState::Open;
+        slot.open(key, kernel);
         self.doors_paused -= 1;
-        let door = Arc::clone(&slot.door);
-        kernel.accept(self.socket(&door), Role::Door.token(key));
     }
 
     /// Counts a pause that begins, and says so.
@@ -279,9 +282,13 @@ impl Shard {
 
     fn close_door(&mut self, key: Key, now: u64, kernel: &mut impl Kernel) {
         let Some(slot) = self.doors.of(key) else { return };
-        let (door, listener) = (Arc::clone(&slot.door), Arc::clone(&slot.listener));
+        let (ticket, socket, listener) = (Ticket::of_door(slot.door.id), slot.socket, Arc::clone(&slot.listener));
         let state = std::mem::replace(&mut slot.state, DoorState::Closing);
-        let socket = self.socket(&door);
+        self.doors_paused -= usize::from(matches!(state, DoorState::Paused { .. }));
+        let Some(socket) = socket else {
+            kernel.discard(ticket);
+            return drop(self.doors.remove(key));
+        };
         // What the kernel has accepted for us is ours to serve. Bounded by the longest queue: a flood of newcomers is not.
         for _ in 0..BACKLOG {
             match kernel.accept_now(socket) {
@@ -292,10 +299,7 @@ impl Shard {
         }
         match state {
             DoorState::Open => kernel.cancel(Request::Accept, socket, Role::Door.token(key)),
-            DoorState::Paused { .. } => {
-                self.doors_paused -= 1;
-                self.doors.remove(key);
-            }
+            DoorState::Paused { .. } => self.remove_door(key, kernel),
             DoorState::Resting { .. } | DoorState::Closing => {}
         }
     }
@@ -304,13 +308,34 @@ impl Shard {
         self.doors.iter().any(|slot| slot.door.id == id && slot.state != DoorState::Closing)
     }
 
-    fn socket(&self, door: &Door) -> Sock {
-        use std::os::fd::AsRawFd;
-        Sock(door.sockets[self.index].as_raw_fd())
+    /// Lets go of a door whose accept has ended.
+    fn remove_door(&mut self, key: Key, kernel: &mut impl Kernel) {
+        if let Some(DoorSlot { door, socket, .. }) = self.doors.remove(key) {
+            socket.into_iter().for_each(|socket| kernel.close_listener(socket));
+            // Whoever waits for the door to be closed waits for this.
+            drop(door);
+        }
     }
 }
 
 impl DoorSlot {
+    /// Arms its accept.
+    fn open(&self, key: Key, kernel: &mut impl Kernel) {
+        if let Some(socket) = self.socket {
+            kernel.accept(socket, Role::Door.token(key));
+        }
+    }
+
+    /// Its socket, taken in now if there was no descriptor for it before.
+    fn obtain(&mut self, kernel: &mut impl Kernel) -> Result<Sock, Errno> {
+        if let Some(socket) = self.socket {
+            return Ok(socket);
+        }
+        let taken = kernel.take_in();
+        self.socket = kernel.claim(Ticket::of_door(self.door.id));
+        self.socket.ok_or(taken.err().unwrap_or(Errno::EMFILE))
+    }
+
     /// The pause that begins now; the one after it is twice as long.
     fn lengthen(&mut self) -> u32 {
         let pause_ms = self.pause_ms;

@@ -14,6 +14,7 @@ pub mod evict;
 pub mod exodus;
 mod gate;
 mod gather;
+mod handover;
 pub mod pipes;
 mod pump;
 mod queue;

@@ -97,7 +97,8 @@ impl std::fmt::Debug for Roll {
 }
 
 impl Roll {
-    /// A wish. `tell` is called on the thread of the last worker, so it must not block.
+    /// A wish. `tell` is called on the thread of the last worker: it must not block, nor wake a task
+    /// ([`Alarm::leave`](super::commons::Alarm::leave) is for that).
     pub fn new(whose: Whose, task: Task, tell: impl FnOnce(Called) + Send + Sync + 'static) -> Self {
         Self {
             whose,

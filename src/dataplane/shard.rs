@@ -14,6 +14,7 @@ use super::ending::Ending;
 use super::evict;
 use super::exodus;
 use super::gather::Visit;
+use super::handover::Strangers;
 use super::pump::{Run, Stop, Tools};
 use super::queue::Queue;
 use super::record::Note;
@@ -81,6 +82,9 @@ pub struct Shard {
     /// Which of them is being looked through.
     pub(super) looking: Option<usize>,
     pub(super) sessions_opened: u64,
+    /// Connections handed over, for their tickets.
+    pub(super) handed_over: u64,
+    pub(super) strangers: Strangers,
     /// Turns through the source addresses of pools that have them.
     pub(super) source_turn: usize,
     pub(super) random: u64,
@@ -121,6 +125,8 @@ impl Shard {
             called: false,
             looking: None,
             sessions_opened: 0,
+            handed_over: 0,
+            strangers: Strangers::default(),
             source_turn: index,
             random: seed | 1,
             quiet: Quiet::default(),
@@ -137,7 +143,7 @@ impl Shard {
         let timers = self.wheel.next_ns();
         let doors = self.next_door_ns();
         let visits = self.visits.front().map(|visit| visit.due_ns);
-        let looks = self.next_look_ns();
+        let looks = self.next_look_ns().into_iter().chain(self.strangers.next_ns());
         let next = timers.into_iter().chain(orders).chain(doors).chain(visits).chain(looks).min()?;
         Some(next.saturating_sub(now).max(1))
     }
@@ -185,6 +191,7 @@ impl Shard {
     /// Acts on the timers that are due, and says how the pipes stand. Once a turn.
     pub fn expire(&mut self, now: u64, kernel: &mut impl Kernel) {
         self.wake_doors(now, kernel);
+        self.look_for_strangers(now, kernel);
         self.visit(now, kernel);
         self.evict(now, kernel);
         self.lead_out(now, kernel);
@@ -204,7 +211,6 @@ impl Shard {
     pub fn obey(&mut self, mail: Mail, now: u64, kernel: &mut impl Kernel) {
         match mail {
             Mail::NewScene => self.adopt(now, kernel),
-            Mail::Connection { sock, listener, accepted_ns } => self.open(sock, listener, accepted_ns, now, kernel),
             Mail::Evict(order) => self.begin_eviction(order, now),
             Mail::Exodus(order) => self.begin_exodus(order, now),
             Mail::Roll(roll) => self.begin_roll(roll),
@@ -224,6 +230,10 @@ impl Shard {
         while let Some(mail) = self.desk().take() {
             self.obey(mail, now, kernel);
         }
+        while let Some(newcomer) = self.desk().take_newcomer() {
+            self.welcome(newcomer, now, kernel);
+        }
+        self.forget_strangers();
         self.tools.pipes.close(kernel);
     }
 

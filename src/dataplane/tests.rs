@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
@@ -14,9 +14,10 @@ use super::exodus::{Exodus, Group, Whose};
 use super::record::Record;
 use crate::config::ledger::Registry;
 use crate::config::plan::{Address, Listener};
-use crate::kernel::Engine;
 use crate::kernel::epoll::Epoll;
 use crate::kernel::uring::Uring;
+use crate::kernel::{Engine, Ticket};
+use crate::sys::hatch;
 
 /// A worker with one listener and one pool, stopped when dropped.
 struct Bench<E: Engine> {
@@ -40,10 +41,14 @@ fn bench<E: Engine>(servers: &[SocketAddr], terms: &str) -> Bench<E> {
     let draft = crate::config::parse("test", &text, &|_| None).unwrap_or_else(|complaints| panic!("{complaints}"));
     let plan = Arc::new(draft.compile(&mut Registry::new(1), None));
     let listener = Arc::clone(&plan.listeners[0]);
-    let door = Arc::new(Door { id: 1, address: Address::Inet(address), sockets: vec![OwnedFd::from(socket)] });
+    let door = Arc::new(Door { id: 1, address: Address::Inet(address) });
     let commons = Arc::new(Commons::new(1, Scene { plan, doors: vec![(door, Arc::clone(&listener))] }, 10_000));
-    let worker = super::worker::hire::<E>(0, None, &commons).expect("both engines are to be had").begin(0, &commons);
-    Bench { commons, bell: E::new().unwrap(), worker: Some(worker), address, listener }
+    let crew = vec![super::worker::hire::<E>(0, None, &commons).expect("both engines are to be had")];
+    let worker = super::worker::begin(crew, &commons).pop();
+    hatch::pass(commons.desks[0].hatch().0, Ticket::of_door(1).0, socket.as_raw_fd()).unwrap();
+    let mut bench = Bench { commons, bell: E::new().unwrap(), worker, address, listener };
+    bench.post(Mail::NewScene);
+    bench
 }
 
 impl<E: Engine> Bench<E> {

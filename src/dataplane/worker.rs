@@ -1,17 +1,18 @@
 //! The worker: one pinned thread, one engine, one loop.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
-use super::commons::{Commons, monotonic_ns};
+use crossbeam::utils::CachePadded;
+
+use super::commons::{Commons, Desk, Lines, monotonic_ns};
 use super::shard::Shard;
 use crate::base::rehearsal;
-use crate::kernel::{Engine, Errno, Kernel, Refused, WakeTarget};
-use crate::sys::{affinity, bytes};
+use crate::kernel::{Engine, Errno, Kernel, Refused};
+use crate::sys::{affinity, bytes, table};
 
 /// A worker that has its engine and waits for the word to begin. Dropped instead, it goes home, and has touched nothing
 /// that others see.
@@ -19,22 +20,23 @@ use crate::sys::{affinity, bytes};
 pub struct Hired {
     thread: JoinHandle<()>,
     begin: mpsc::SyncSender<()>,
-    /// What its desk needs to ring it.
-    wake: (Option<OwnedFd>, WakeTarget),
+    lines: Lines,
 }
 
-impl Hired {
-    /// Opens desk `index` for mail and lets the worker begin.
-    pub fn begin(self, index: usize, commons: &Commons) -> JoinHandle<()> {
-        let Self { thread, begin, wake: (rope, target) } = self;
-        if let Some(rope) = rope {
-            commons.desks[index].keep(rope);
-        }
-        commons.desks[index].open(target);
+/// Opens a desk for each worker of a crew, in order, and lets them begin: all have their desks before the first moves to a
+/// table of its own.
+pub fn begin(crew: Vec<Hired>, commons: &Commons) -> Vec<JoinHandle<()>> {
+    let open = |(Hired { thread, begin, lines }, desk): (Hired, &CachePadded<Desk>)| {
+        desk.connect(lines);
+        (thread, begin)
+    };
+    let ready: Vec<_> = crew.into_iter().zip(&commons.desks).map(open).collect();
+    let start = |(thread, begin): (JoinHandle<()>, mpsc::SyncSender<()>)| {
         // It waits for this, or the process is ending.
         let _ = begin.send(());
         thread
-    }
+    };
+    ready.into_iter().map(start).collect()
 }
 
 /// Hires worker `index` on a thread of its own, pinned to `cpu` if one is given, and returns once its engine is ready.
@@ -55,8 +57,10 @@ pub fn hire<E: Engine>(index: usize, cpu: Option<usize>, commons: &Arc<Commons>)
             Ok(kernel) => kernel,
             Err(refused) => return drop(tell.send(Err(refused))),
         };
-        let _ = tell.send(Ok((kernel.rope(), kernel.wake_target())));
+        let lines = Lines { target: kernel.wake_target(), rope: kernel.rope(), hatch: kernel.hatch() };
+        let _ = tell.send(Ok(lines));
         if begun.recv().is_ok() {
+            move_out(&shared, &kernel);
             work(index, &shared, &mut kernel);
         }
     });
@@ -68,11 +72,21 @@ pub fn hire<E: Engine>(index: usize, cpu: Option<usize>, commons: &Arc<Commons>)
         remedy: "raise the limit on processes and threads (ulimit -u, TasksMax)".into(),
     })?;
     match told.recv() {
-        Ok(Ok(wake)) => Ok(Hired { thread, begin, wake }),
+        Ok(Ok(lines)) => Ok(Hired { thread, begin, lines }),
         Ok(Err(refused)) => Err(refused),
         // The thread ended without a word, which only a panic does, and a panic ends the process.
         Err(_) => std::process::abort(),
     }
+}
+
+/// Moves to a table of descriptors of its own, with those that workers reach one another and the control thread by. Sockets
+/// come through the hatch, and do so too where this is refused: then the table stays a common one, which is slower, not
+/// wrong. From here on nothing may be called on this thread that counts on other descriptors: no task may be woken.
+fn move_out(commons: &Commons, engine: &impl Engine) {
+    let lines = commons.desks.iter().flat_map(|desk| desk.descriptors());
+    let bell = commons.alarm.rope();
+    let own = engine.descriptors();
+    let _ = table::own((0..=libc::STDERR_FILENO).chain(lines).chain(bell).chain(own).collect());
 }
 
 /// The loop. Leaves after [`super::commons::Mail::Stop`], when the kernel has let go of every socket.
@@ -102,6 +116,9 @@ fn work<K: Kernel>(index: usize, commons: &Arc<Commons>, kernel: &mut K) {
         desk.hush();
         while let Some(mail) = desk.take() {
             shard.obey(mail, now, kernel);
+        }
+        while let Some(newcomer) = desk.take_newcomer() {
+            shard.welcome(newcomer, now, kernel);
         }
         shard.attend(now, kernel);
         rehearsal::sessions_opened(shard.sessions_opened);

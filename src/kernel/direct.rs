@@ -9,7 +9,8 @@ use socket2::SockAddr;
 use super::{ConnectOptions, Errno, KeepaliveOptions, Sock};
 use crate::sys::bytes;
 
-/// The immediate calls of [`super::Kernel`], but for `close`, which each engine does its own way.
+/// The immediate calls of [`super::Kernel`], but for `close`, which each engine does its own way; `self.arrivals` is its
+/// [`super::arrivals::Arrivals`].
 macro_rules! immediate_calls {
     () => {
         fn accept_now(
@@ -17,6 +18,37 @@ macro_rules! immediate_calls {
             listener: $crate::kernel::Sock,
         ) -> Result<$crate::kernel::Sock, $crate::kernel::Errno> {
             $crate::sys::bytes::accept(listener.0).map($crate::kernel::Sock)
+        }
+
+        fn pass(
+            &mut self,
+            sock: $crate::kernel::Sock,
+            ticket: $crate::kernel::Ticket,
+            hatch: $crate::kernel::Hatch,
+        ) -> Result<(), $crate::kernel::Errno> {
+            $crate::kernel::arrivals::pass(sock, ticket, hatch)?;
+            self.close(sock, $crate::kernel::Close::Clean);
+            Ok(())
+        }
+
+        fn take_in(&mut self) -> Result<(), $crate::kernel::Errno> {
+            self.arrivals.take_in()
+        }
+
+        fn claim(&mut self, ticket: $crate::kernel::Ticket) -> Option<$crate::kernel::Sock> {
+            self.arrivals.claim(ticket)
+        }
+
+        fn unclaimed(&self) -> Vec<$crate::kernel::Ticket> {
+            self.arrivals.unclaimed()
+        }
+
+        fn discard(&mut self, ticket: $crate::kernel::Ticket) {
+            self.arrivals.discard(ticket);
+        }
+
+        fn close_listener(&mut self, listener: $crate::kernel::Sock) {
+            $crate::sys::bytes::close(listener.0);
         }
 
         #[inline]

@@ -23,10 +23,11 @@ use socket2::SockAddr;
 
 use super::{
     Bell, Close, ConnectOptions, Engine, Errno, Event, Interest, Kernel, Readiness, Refused, Request, Sock, Token,
-    WakeTarget, direct,
+    WakeTarget, arrivals::Arrivals, direct,
 };
 use crate::sys::{bytes, epoll};
 
+const ENGINE: &str = "epoll";
 /// Reports taken from the kernel at once; what is ready beyond them comes with the next wait.
 const REPORTS: usize = 512;
 /// Most connections taken from one door in one wait.
@@ -65,6 +66,7 @@ pub struct Epoll {
     /// Watches that could not be registered and whose last event is under way: nothing is left to cancel.
     failed: Vec<(Token, Interest)>,
     turn: u64,
+    arrivals: Arrivals,
 }
 
 /// An accept in flight.
@@ -107,6 +109,7 @@ impl Engine for Epoll {
             leaving: Vec::new(),
             failed: Vec::new(),
             turn: 0,
+            arrivals: Arrivals::new(ENGINE)?,
         })
     }
 
@@ -118,6 +121,14 @@ impl Engine for Epoll {
     /// would write eight bytes into it.
     fn rope(&mut self) -> Option<OwnedFd> {
         self.rope.take()
+    }
+
+    fn hatch(&mut self) -> Option<OwnedFd> {
+        self.arrivals.outside()
+    }
+
+    fn descriptors(&self) -> Vec<RawFd> {
+        vec![self.main.as_raw_fd(), self.writers.as_raw_fd(), self.bell.0, self.arrivals.descriptor()]
     }
 }
 
@@ -356,7 +367,7 @@ fn refused(errno: Errno) -> Refused {
             "look for a seccomp filter or a security module that denies epoll or eventfd",
         ),
     };
-    Refused { engine: "epoll", errno, reason, cause: cause.into(), remedy: remedy.into() }
+    Refused { engine: ENGINE, errno, reason, cause: cause.into(), remedy: remedy.into() }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //!
 //! Errors are bare errnos: what they mean is for the shard to say.
 
+mod arrivals;
 mod direct;
 pub mod epoll;
 mod spares;
@@ -48,6 +49,33 @@ impl Token {
 /// How a worker is woken from outside: a ring's descriptor, or an eventfd's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WakeTarget(pub RawFd);
+
+/// Where others pass sockets to a worker: the descriptor of the outside of its hatch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hatch(pub RawFd);
+
+/// What a socket that is passed to a worker is known by: unique for the life of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+impl Ticket {
+    const CONNECTION: u64 = 1 << 63;
+
+    /// That of a worker's listening socket of the door with this id.
+    pub fn of_door(id: u64) -> Self {
+        Self(id)
+    }
+
+    /// That of the `count`th connection that `worker` hands over.
+    pub fn of_connection(worker: usize, count: u64) -> Self {
+        Self(Self::CONNECTION | ((worker as u64) << 48) | (count & ((1 << 48) - 1)))
+    }
+
+    /// Whether it is a door's.
+    pub fn is_door(self) -> bool {
+        self.0 & Self::CONNECTION == 0
+    }
+}
 
 /// Wakes workers: each engine has one for its neighbours, the control thread has one of its own.
 pub trait Bell {
@@ -165,7 +193,7 @@ pub struct KeepaliveOptions {
     pub user_timeout_ms: u32,
 }
 
-/// What a shard asks of the kernel.
+/// What a shard asks of the kernel. Sockets are its worker's own: the number of one means nothing, or another, to the next.
 pub trait Kernel: Bell {
     /// Submits what was requested, waits until there is an event or `timeout_ns` has passed (`Some(0)`: does not wait;
     /// `None`: as long as it takes), and appends the events. Returning without one is normal.
@@ -199,6 +227,24 @@ pub trait Kernel: Bell {
     /// # Errors
     /// `EAGAIN` when the queue is empty, else what accept4 said.
     fn accept_now(&mut self, listener: Sock) -> Result<Sock, Errno>;
+    /// Passes a socket to the worker behind `hatch`, who claims it with `ticket`, and lets go of it here.
+    ///
+    /// # Errors
+    /// `EAGAIN`: as many are on their way as fit. Whatever it is, the socket is still here.
+    fn pass(&mut self, sock: Sock, ticket: Ticket, hatch: Hatch) -> Result<(), Errno>;
+    /// Takes in what others have passed to this worker, for [`Kernel::claim`].
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE`: there is no descriptor for the next one; it waits outside, with those after it.
+    fn take_in(&mut self) -> Result<(), Errno>;
+    /// The socket that came with `ticket`, if it is in. From now on it is the caller's.
+    fn claim(&mut self, ticket: Ticket) -> Option<Sock>;
+    /// Tickets of those that are in and have not been claimed.
+    fn unclaimed(&self) -> Vec<Ticket>;
+    /// Closes what came with `ticket`, or will come: nobody is going to claim it.
+    fn discard(&mut self, ticket: Ticket);
+    /// Closes a listening socket that no accept is in flight for, at once.
+    fn close_listener(&mut self, listener: Sock);
     /// recv(2). 0 is the end of the stream.
     ///
     /// # Errors
@@ -269,4 +315,8 @@ pub trait Engine: Kernel + Sized {
     fn wake_target(&self) -> WakeTarget;
     /// The descriptor behind the wake target, if it must stay open for as long as somebody may ring. Given once.
     fn rope(&mut self) -> Option<OwnedFd>;
+    /// The outside of its hatch. Given once.
+    fn hatch(&mut self) -> Option<OwnedFd>;
+    /// Descriptors it holds from its making: what a worker keeps that moves to a table of its own.
+    fn descriptors(&self) -> Vec<RawFd>;
 }

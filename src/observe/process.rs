@@ -14,16 +14,16 @@ pub struct Usage {
     pub resident_bytes: u64,
     /// Address space, in bytes.
     pub virtual_bytes: u64,
-    /// Open descriptors.
+    /// Open descriptors of the fullest table: each worker has one of its own, where the kernel allows that.
     pub descriptors: u64,
-    /// Most descriptors there may be (`RLIMIT_NOFILE`), which can change from outside (prlimit(1)).
+    /// Most descriptors there may be in a table (`RLIMIT_NOFILE`), which can change from outside (prlimit(1)).
     pub descriptors_max: u64,
     /// Threads.
     pub threads: u64,
 }
 
-/// Reads it from getrusage(2) and proc(5); what cannot be read is 0.
-pub fn usage() -> Usage {
+/// Reads it from getrusage(2) and proc(5); what cannot be read is 0. `workers`: their threads (gettid(2)).
+pub fn usage(workers: impl Iterator<Item = i32>) -> Usage {
     let seconds = |time: TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
     let cpu_s = getrusage(UsageWho::RUSAGE_SELF)
         .map(|usage| seconds(usage.user_time()) + seconds(usage.system_time()))
@@ -36,7 +36,10 @@ pub fn usage() -> Usage {
         resident_bytes: resident_pages * page,
         virtual_bytes: virtual_pages * page,
         // Less the one that reads the directory. None may be left for that: then all are in use.
-        descriptors: entries("/proc/self/fd").map_or(descriptors_max, |count| count.saturating_sub(1)),
+        descriptors: entries("/proc/self/fd").map_or(descriptors_max, |count| {
+            let of_worker = |thread| entries(&format!("/proc/self/task/{thread}/fd")).unwrap_or(0);
+            workers.map(of_worker).max().unwrap_or(0).max(count.saturating_sub(1))
+        }),
         descriptors_max,
         threads: entries("/proc/self/task").unwrap_or(0),
     }
@@ -70,7 +73,7 @@ mod tests {
 
     #[test]
     fn the_process_uses_something() {
-        let usage = usage();
+        let usage = usage([nix::unistd::gettid().as_raw()].into_iter());
         assert!(usage.cpu_s >= 0.0);
         assert!(usage.resident_bytes > 100_000 && usage.virtual_bytes > usage.resident_bytes);
         assert!(usage.descriptors >= 3 && usage.descriptors_max > usage.descriptors && usage.threads >= 1);

@@ -38,9 +38,9 @@ pub struct Status {
     pub sessions: u64,
     /// Most sessions at once.
     pub max_connections: u64,
-    /// Descriptors in use.
+    /// Descriptors in use, in the fullest table: each worker has one of its own.
     pub descriptors: u64,
-    /// Descriptors there may be.
+    /// Descriptors there may be in a table.
     pub descriptors_max: u64,
     /// Records and events the log lost.
     pub log_dropped: u64,
@@ -197,7 +197,7 @@ pub struct ServerStatus {
 pub fn status(panel: &Panel) -> Status {
     let scene = panel.commons.scene.load_full();
     let desks = &panel.commons.desks;
-    let usage = usage();
+    let usage = usage(panel.commons.workers());
     let (reloads_applied, reloads_refused) = panel.reloads.counts();
     let dropped: u64 = desks.iter().map(|desk| desk.tally.records_dropped.read()).sum();
     let history = panel.history();

@@ -3,9 +3,11 @@
 pub mod affinity;
 pub mod bytes;
 pub mod epoll;
+pub mod hatch;
 pub mod limits;
 pub mod listen;
 pub mod memory;
 pub mod privilege;
 pub mod stack;
+pub mod table;
 pub mod zone;

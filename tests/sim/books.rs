@@ -27,8 +27,9 @@ impl Run {
             rejected += tally.rejected[Refusal::MaxConnections as usize].read();
         }
         assert_eq!(accepted, self.world.accepted, "accepted, as counted");
-        assert_eq!(accepted, live + ended + rejected, "accepted = live + ended + rejected");
-        let begun = self.world.pairs.len() as u64 + self.world.never_watched() - rejected;
+        let lost = self.world.hatches.lost;
+        assert_eq!(accepted, live + ended + rejected + lost, "accepted = live + ended + rejected + lost");
+        let begun = self.world.pairs.len() as u64 + self.world.never_watched() - rejected - lost;
         assert_eq!(opened, begun, "sessions opened");
         self.check_bytes();
         self.check_connects();

@@ -38,8 +38,8 @@ pub struct Faults {
     pub pipe_tiny: u32,
     /// Clients come to one worker.
     pub skew: u32,
-    /// The boxes of other workers are full when a connection might be handed over.
-    pub full_box: u32,
+    /// The hatches of other workers are full when a connection might be handed over.
+    pub full_hatch: u32,
     /// EMFILE and its like at accept.
     pub accept_shortage: u32,
     /// The connection was gone before it was accepted.
@@ -98,7 +98,7 @@ impl Faults {
             pipe_refused: some(700),
             pipe_tiny: some(700),
             skew: some(1000),
-            full_box: some(300),
+            full_hatch: some(300),
             accept_shortage: some(300),
             accept_aborted: some(200),
             connect_at_once: some(200),

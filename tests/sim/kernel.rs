@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::os::fd::RawFd;
 
 use ringway::kernel::{
-    Bell, Close, ConnectOptions, Errno, Event, Interest, KeepaliveOptions, Kernel, Pipe, Request, Sock, Token,
-    WakeTarget,
+    Bell, Close, ConnectOptions, Errno, Event, Hatch, Interest, KeepaliveOptions, Kernel, Pipe, Request, Sock, Ticket,
+    Token, WakeTarget,
 };
 use socket2::SockAddr;
 
@@ -239,6 +239,30 @@ impl Kernel for SimKernel<'_> {
         let id = self.world.doors[door].queues[lane].remove(0);
         self.world.see("a connection is taken from a queue without waiting");
         Ok(self.world.accept_told(id))
+    }
+
+    fn pass(&mut self, sock: Sock, ticket: Ticket, hatch: Hatch) -> Result<(), Errno> {
+        self.pass_on(sock, ticket, hatch)
+    }
+
+    fn take_in(&mut self) -> Result<(), Errno> {
+        self.take_all_in()
+    }
+
+    fn claim(&mut self, ticket: Ticket) -> Option<Sock> {
+        self.claim_one(ticket)
+    }
+
+    fn unclaimed(&self) -> Vec<Ticket> {
+        self.world.hatches.unclaimed(self.lane)
+    }
+
+    fn discard(&mut self, ticket: Ticket) {
+        self.discard_one(ticket);
+    }
+
+    fn close_listener(&mut self, listener: Sock) {
+        assert!(self.world.hatches.listening.remove(&listener.0), "{listener:?} is closed twice");
     }
 
     fn recv(&mut self, sock: Sock, into: &mut [u8]) -> Result<usize, Errno> {

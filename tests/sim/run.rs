@@ -9,7 +9,7 @@ use ringway::dataplane::evict::Eviction;
 use ringway::dataplane::exodus::Exodus;
 use ringway::dataplane::roll::{Roll, Task, Whose};
 use ringway::dataplane::shard::Shard;
-use ringway::kernel::{Event, Kernel, WakeTarget};
+use ringway::kernel::{Event, Hatch, Kernel, WakeTarget};
 
 use crate::kernel::{SHORTAGE, SimBell, SimKernel};
 use crate::rng::Rng;
@@ -52,7 +52,7 @@ pub struct Run {
 }
 
 /// What a few hundred seeds must have met.
-pub const RARE: [&str; 33] = [
+pub const RARE: [&str; 34] = [
     "a connect is said to have gone well that has not",
     "bytes are offered to a server that is not connected",
     "a peer that asks and waits",
@@ -68,7 +68,8 @@ pub const RARE: [&str; 33] = [
     "a peer that stops reading for a while",
     "a peer whose network goes away",
     "a server speaks first",
-    "a box is full",
+    "a hatch is full",
+    "no descriptor for what was passed",
     "a connection is handed over",
     "a connection is taken from a queue without waiting",
     "a direction stops at its budget",
@@ -121,6 +122,7 @@ impl Run {
         world.draw_roles();
         let most = if world.rng.chance(200) { world.rng.range(1, 10) as u32 } else { 10_000 };
         let commons = Arc::new(Commons::new(WORKERS, scene, most));
+        (0..WORKERS).for_each(|lane| world.hatches.deliver(lane));
         let workers = (0..WORKERS).map(|index| Worker::new(index, &commons, &mut world, seed)).collect();
         Self { world, stage, commons, workers, order: None, steps: 0 }
     }
@@ -493,6 +495,9 @@ impl Run {
 
     fn post(&mut self, lane: usize, mail: Mail) {
         note!(self.world, "mail for worker {lane}: {}", name(&mail));
+        if matches!(mail, Mail::NewScene) {
+            self.world.hatches.deliver(lane);
+        }
         let Err(mail) = self.commons.post(lane, mail, &mut SimBell(&mut self.world)) else { return };
         if !self.workers[lane].gone {
             self.turn(lane);
@@ -514,9 +519,8 @@ impl Run {
         // The time to wait is over: that is what a turn is.
         kernel.wait(None, &mut worker.events).expect("the simulated kernel goes on");
         let accepts = worker.events.iter().any(|event| matches!(event, Event::Accepted { .. }));
-        if accepts && kernel.world.rng.chance(kernel.world.faults.full_box) {
-            fill_boxes(&self.commons, lane, &mut kernel);
-        }
+        let full = accepts && kernel.world.rng.chance(kernel.world.faults.full_hatch);
+        kernel.world.hatches.fill(lane, full);
         for event in worker.events.drain(..) {
             note!(kernel.world, " {event:?}");
             if let Event::Connected { token, result } = event {
@@ -531,22 +535,24 @@ impl Run {
             note!(kernel.world, " {}", name(&mail));
             let leaves = matches!(mail, Mail::Drain | Mail::Stop);
             let takes_up = leaves || matches!(mail, Mail::NewScene);
-            let connection = matches!(mail, Mail::Connection { .. });
             if let (Mail::Evict(order), Some(roles)) = (&mail, &mut kernel.world.roles) {
                 roles.obey(lane, order, now);
             }
             worker.shard.obey(mail, now, &mut kernel);
-            if connection {
-                kernel.world.see("a connection is handed over");
-            } else if !worker.leaving && takes_up {
+            if !worker.leaving && takes_up {
                 kernel.world.check_queues(lane, leaves);
             }
             worker.leaving |= leaves;
+        }
+        while let Some(newcomer) = desk.take_newcomer() {
+            kernel.world.see("a connection is handed over");
+            worker.shard.welcome(newcomer, now, &mut kernel);
         }
         worker.shard.attend(now, &mut kernel);
         if worker.shard.is_done() {
             worker.gone = true;
             worker.shard.close(now, &mut kernel);
+            kernel.close_hatch();
         }
         // What wait does first is done by now: nobody comes between the end of a turn and the wait after it.
         kernel.world.submit(lane);
@@ -601,19 +607,23 @@ impl Run {
             assert!(sock.flights.is_empty(), "socket {id} has requests in flight when all workers have gone");
         }
         assert!(self.world.pipes.iter().all(|pipe| !pipe.open), "a pipe is left open");
+        let listening = &self.world.hatches.listening;
+        assert!(listening.is_empty(), "doors are left open: {listening:?}");
         let mut pools = self.stage.plan.iter().flat_map(|plan| &plan.pools);
         assert!(pools.all(|pool| !pool.ledger.line.is_waited_in()), "somebody waits when all have gone");
         for (lane, desk) in self.commons.desks.iter().enumerate() {
             assert_eq!(desk.sessions.load(Ordering::Relaxed), 0, "sessions on the desk of worker {lane}");
             assert_eq!(desk.tally.records_dropped.read(), 0, "records dropped by worker {lane}");
             assert!(self.world.lanes[lane].flights.is_empty(), "requests of worker {lane} in flight at its end");
+            let unclaimed = self.world.hatches.unclaimed(lane);
+            assert!(unclaimed.is_empty(), "worker {lane} has never claimed {unclaimed:?}");
         }
     }
 }
 
 impl Worker {
     fn new(index: usize, commons: &Arc<Commons>, world: &mut World, seed: u64) -> Self {
-        commons.desks[index].open(WakeTarget(index as i32));
+        commons.desks[index].open(WakeTarget(index as i32), Hatch(index as i32));
         let now = world.now;
         let mut shard = Shard::new(index, Arc::clone(commons), now, seed);
         let mut kernel = SimKernel { world, lane: index };
@@ -631,19 +641,9 @@ impl Worker {
     }
 }
 
-/// Fills the boxes of the others, where `lane` might hand a connection over, with letters that say nothing new.
-fn fill_boxes(commons: &Commons, lane: usize, kernel: &mut SimKernel) {
-    let load = |lane: usize| commons.desks[lane].sessions.load(Ordering::Relaxed);
-    for other in (0..WORKERS).filter(|&other| load(other) + 3 < load(lane)) {
-        kernel.world.see("a box is full");
-        while commons.post(other, Mail::NewScene, kernel).is_ok() {}
-    }
-}
-
 /// A letter's name: a listener in full is no help.
 fn name(mail: &Mail) -> String {
     match mail {
-        Mail::Connection { sock, .. } => format!("Connection {sock:?}"),
         Mail::Evict(_) => "Evict".into(),
         Mail::Exodus(_) => "Exodus".into(),
         Mail::Roll(_) => "Roll".into(),

@@ -1,9 +1,7 @@
 //! Configurations: drawn, written as text, compiled, and changed while they run.
 
 use std::fmt::Write;
-use std::fs::File;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use ringway::config::ledger::{Health, ListenerLedger, Registry, ServerLedger, Standing};
@@ -11,6 +9,7 @@ use ringway::config::plan::{Plan, Policy, Pool};
 use ringway::dataplane::commons::{Door, Mail, Scene};
 use ringway::dataplane::ending::Ending;
 use ringway::dataplane::evict::{Eviction, Whom};
+use ringway::kernel::Ticket;
 
 use crate::oracle::Pair;
 use crate::rng::Rng;
@@ -402,13 +401,14 @@ fn bind(listener: usize) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 8000 + listener as u16))
 }
 
-/// A door needs descriptors, one for each worker; which file they stand for matters to nobody.
+/// Opens a door; its sockets are on their way to the workers.
 fn open_door(number: usize, world: &mut World, address: ringway::config::plan::Address) -> Arc<Door> {
     let workers = world.lanes.len();
-    let open = || OwnedFd::from(File::open("/dev/null").expect("it exists everywhere"));
-    let sockets: Vec<OwnedFd> = (0..workers).map(|_| open()).collect();
-    for (lane, socket) in sockets.iter().enumerate() {
-        world.door_of.insert(socket.as_raw_fd(), (number, lane));
+    let id = number as u64 + 1;
+    for lane in 0..workers {
+        let fd = world.hatches.door(number, lane);
+        world.door_of.insert(fd, (number, lane));
+        world.hatches.send(lane, Ticket::of_door(id), fd);
     }
     world.doors.push(SimDoor {
         queues: vec![Vec::new(); workers],
@@ -418,5 +418,5 @@ fn open_door(number: usize, world: &mut World, address: ringway::config::plan::A
         pool: 0,
         members: Vec::new(),
     });
-    Arc::new(Door { id: number as u64 + 1, address, sockets })
+    Arc::new(Door { id, address })
 }

@@ -13,6 +13,7 @@ use ringway::kernel::{Interest, Readiness, Sock};
 use crate::faults::Faults;
 use crate::flight::{FlightKey, Lane, Word};
 use crate::greeting::Greeting;
+use crate::hatch::Hatches;
 use crate::oracle::Pair;
 use crate::peer::Peer;
 use crate::rng::Rng;
@@ -28,6 +29,8 @@ const SOCK_BASE: i32 = 1_000_000;
 const EXTRA: u64 = 0x6A09_E667_F3BC_C911;
 /// Keeps haste apart in the same way.
 const HASTE: u64 = 0xBB67_AE85_84CA_A73B;
+/// Keeps hatches apart in the same way.
+const HATCH: u64 = 0x510E_527F_ADE6_82D1;
 /// Keeps want apart in the same way.
 const WANT: u64 = 0x3C6E_F372_FE94_F82B;
 
@@ -167,6 +170,7 @@ pub struct World {
     pub doors: Vec<SimDoor>,
     /// Which door and worker a descriptor stands for.
     pub door_of: BTreeMap<RawFd, (usize, usize)>,
+    pub hatches: Hatches,
     pub pipes: Vec<SimPipe>,
     pub lanes: Vec<Lane>,
     pub pairs: Vec<Pair>,
@@ -198,6 +202,7 @@ impl World {
         let faults = Faults::draw(&mut rng);
         let mut extra = Rng::new(rng.peek() ^ EXTRA);
         let mut want = Rng::new(rng.peek() ^ WANT);
+        let hatches = Hatches::new(Rng::new(rng.peek() ^ HATCH), workers);
         let classic = extra.chance(500);
         Self {
             now: 1_000_000_000 + rng.below(1 << 40),
@@ -217,6 +222,7 @@ impl World {
             socks: Vec::new(),
             doors: Vec::new(),
             door_of: BTreeMap::new(),
+            hatches,
             pipes: Vec::new(),
             lanes: (0..workers).map(|_| Lane::default()).collect(),
             pairs: Vec::new(),

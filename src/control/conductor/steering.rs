@@ -148,7 +148,9 @@ impl Conductor {
         if task == Task::End {
             self.audit("kill", by);
         }
-        self.fleet.call_roll(&Arc::new(Roll::new(whose, task, reply)));
+        let commons = Arc::clone(&self.board.panel.commons);
+        let tell = move |called| commons.alarm.leave(Box::new(move || reply(called)));
+        self.fleet.call_roll(&Arc::new(Roll::new(whose, task, tell)));
     }
 
     pub(super) fn roll_back(&mut self, by: Option<Peer>, wishes: &mut Wishes, reply: Reply) {

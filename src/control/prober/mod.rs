@@ -58,8 +58,8 @@ pub(super) struct Prober {
     office: Rc<Office>,
     /// For the conductor to pass on.
     pub(super) orders: mpsc::UnboundedReceiver<Order>,
-    /// Workers have rung the alarm.
-    called: Arc<Notify>,
+    /// Told when workers have rung the alarm.
+    pub(super) called: Arc<Notify>,
 }
 
 impl Prober {
@@ -71,10 +71,7 @@ impl Prober {
         // Not bounded by itself: an order takes a change of state, which takes checks.
         let (orders_in, orders) = mpsc::unbounded_channel();
         let office = Rc::new(Office::new(log, Arc::clone(commons), orders_in, Gatherer::new()?));
-        let called = Arc::new(Notify::new());
-        let bell = Arc::clone(&called);
-        commons.alarm.listen(move || bell.notify_one());
-        Ok(Self { office, orders, called })
+        Ok(Self { office, orders, called: Arc::default() })
     }
 
     /// Begins to listen to the workers, and to servers. Call it once, within a `LocalSet`.

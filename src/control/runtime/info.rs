@@ -46,7 +46,7 @@ fn fields(around: &Around<'_>) -> Vec<(usize, Field, Value)> {
     let panel = around.panel;
     let commons = &panel.commons;
     let plan = &commons.scene.load().plan;
-    let usage = usage();
+    let usage = usage(commons.workers());
     let uptime_s = panel.uptime().as_secs();
     let most = u64::from(commons.max_connections.load(Ordering::Relaxed));
     let sessions = u64::from(commons.sessions());

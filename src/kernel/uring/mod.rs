@@ -23,7 +23,7 @@ use self::ring::Ring;
 pub use self::setup::{Abilities, KERNEL_MINIMUM, probe};
 use super::{
     Bell, Close, ConnectOptions, Engine, Errno, Event, Interest, Kernel, Readiness, Refused, Request, Sock, Token,
-    WakeTarget, direct, spares::Spares,
+    WakeTarget, arrivals::Arrivals, direct, spares::Spares,
 };
 use crate::base::limits::{COMPLETIONS, SUBMISSIONS};
 use crate::base::rehearsal;
@@ -54,6 +54,7 @@ pub struct Uring {
     /// Requests of this turn, submitted by the next wait in this order.
     requests: Vec<squeue::Entry>,
     spares: Spares,
+    arrivals: Arrivals,
 }
 
 impl Uring {
@@ -107,7 +108,8 @@ impl Engine for Uring {
     fn new() -> Result<Self, Refused> {
         let completions = rehearsal::limit("completions", COMPLETIONS as usize) as u32;
         let (ring, _) = setup::make(SUBMISSIONS.min(completions), completions)?;
-        Ok(Self { ring, requests: Vec::with_capacity(SUBMISSIONS as usize), spares: Spares::default() })
+        let arrivals = Arrivals::new(setup::ENGINE)?;
+        Ok(Self { ring, requests: Vec::with_capacity(SUBMISSIONS as usize), spares: Spares::default(), arrivals })
     }
 
     fn wake_target(&self) -> WakeTarget {
@@ -117,6 +119,14 @@ impl Engine for Uring {
     /// Nothing: a message to what is no ring fails and does no harm.
     fn rope(&mut self) -> Option<OwnedFd> {
         None
+    }
+
+    fn hatch(&mut self) -> Option<OwnedFd> {
+        self.arrivals.outside()
+    }
+
+    fn descriptors(&self) -> Vec<RawFd> {
+        vec![self.ring.descriptor(), self.arrivals.descriptor()]
     }
 }
 

@@ -8,7 +8,7 @@ use io_uring::{IoUring, Probe, opcode};
 use super::ring::{Ring, errno_of};
 use super::{COMPLETIONS, Errno, Refused, SUBMISSIONS};
 
-const ENGINE: &str = "io_uring";
+pub(super) const ENGINE: &str = "io_uring";
 /// The oldest kernel ringway runs on with io_uring: multishot accept came with 5.19, `MSG_RING` with 5.18.
 pub const KERNEL_MINIMUM: (u32, u32) = (5, 19);
 

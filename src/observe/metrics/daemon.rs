@@ -99,10 +99,10 @@ pub(super) fn workers(page: &mut Page, panel: &Panel) -> Result<(), Error> {
 
 /// The process, by the names all programs have for it.
 pub(super) fn process(page: &mut Page, panel: &Panel) -> Result<(), Error> {
-    let usage = usage();
+    let usage = usage(panel.commons.workers());
     page.gauges(
         "ringway_fds",
-        "Descriptors in use, and how many there may be.",
+        "Descriptors in use in the fullest table (each worker has its own), and how many there may be in one.",
         [("used", usage.descriptors), ("limit", usage.descriptors_max)]
             .into_iter()
             .map(|(kind, count)| ([("kind", kind)], count as f64)),
@@ -120,8 +120,8 @@ pub(super) fn process(page: &mut Page, panel: &Panel) -> Result<(), Error> {
         ("process_resident_memory_bytes", "Resident memory, in bytes.", usage.resident_bytes as f64),
         ("process_virtual_memory_bytes", "Address space, in bytes.", usage.virtual_bytes as f64),
         ("process_start_time_seconds", "When the process started, in seconds since 1970.", started.as_secs_f64()),
-        ("process_open_fds", "Open descriptors.", usage.descriptors as f64),
-        ("process_max_fds", "Most descriptors there may be.", usage.descriptors_max as f64),
+        ("process_open_fds", "Open descriptors, in the fullest table.", usage.descriptors as f64),
+        ("process_max_fds", "Most descriptors there may be in a table.", usage.descriptors_max as f64),
         ("process_threads", "Threads.", usage.threads as f64),
     ];
     gauges.into_iter().try_for_each(|(name, help, value)| page.gauge(name, help, value))

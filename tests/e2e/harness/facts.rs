@@ -139,9 +139,16 @@ pub fn lines_of(file: &Path) -> Vec<String> {
     whole.lines().map(str::to_owned).collect()
 }
 
-/// Open descriptors of a process.
+/// Open descriptors of a process, in its table and in those of its workers.
 pub fn fds_of(pid: u32) -> usize {
-    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+    let entries = |path: String| fs::read_dir(path).into_iter().flatten().flatten();
+    let is_worker = |task: &Path| {
+        let name = fs::read_to_string(task.join("comm")).unwrap_or_default();
+        name.strip_prefix("ringway-w").is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit()))
+    };
+    let tasks = entries(format!("/proc/{pid}/task")).map(|task| task.path()).filter(|task| is_worker(task));
+    let workers: usize = tasks.map(|task| entries(task.join("fd").display().to_string()).count()).sum();
+    entries(format!("/proc/{pid}/fd")).count() + workers
 }
 
 /// A figure of `/proc/PID/status`, in kibibytes where it is memory.
