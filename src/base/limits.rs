@@ -219,7 +219,7 @@ const fn bound(what: &'static str, most: Most, cost: &'static str, then: &'stati
 pub const PACED_MAX: usize = 64;
 
 /// The bounds an operator can meet.
-pub const TABLE: [Bound; 32] = [
+pub const TABLE: [Bound; 33] = [
     bound(
         "sessions",
         Most::Key("max_connections"),
@@ -272,7 +272,8 @@ pub const TABLE: [Bound; 32] = [
         "16 bytes",
         "the kernel keeps them, `ringway_cq_overflow_total`",
     ),
-    bound("letters to a worker", count(MAIL_MAX), "256 bytes", "sent again later; connections stay where they are"),
+    bound("letters to a worker", count(MAIL_MAX), "256 bytes", "sent again later"),
+    bound("connections handed to a worker", count(NEWCOMERS_MAX), "256 bytes", "they stay where they were accepted"),
     bound(
         "access records that wait, per worker",
         count(RECORDS_MAX),

@@ -52,7 +52,7 @@ impl Shard {
         now: u64,
         kernel: &mut impl Kernel,
     ) -> bool {
-        let ticket = Ticket::of_connection(self.index, self.handed_over);
+        let ticket = Ticket::of_connection(self.index, self.desk().tally.handed_over.read());
         let desk = &self.commons.desks[worker];
         if !self.commons.takes_newcomers(worker) || kernel.pass(sock, ticket, desk.hatch()).is_err() {
             return false;
@@ -61,7 +61,6 @@ impl Shard {
         desk.sessions.fetch_add(1, Ordering::Relaxed);
         let newcomer = Newcomer { ticket, listener: Arc::clone(listener), accepted_ns: now };
         self.commons.hand_over(worker, newcomer, kernel);
-        self.handed_over += 1;
         self.desk().tally.handed_over.bump();
         true
     }

@@ -82,8 +82,6 @@ pub struct Shard {
     /// Which of them is being looked through.
     pub(super) looking: Option<usize>,
     pub(super) sessions_opened: u64,
-    /// Connections handed over, for their tickets.
-    pub(super) handed_over: u64,
     pub(super) strangers: Strangers,
     /// Turns through the source addresses of pools that have them.
     pub(super) source_turn: usize,
@@ -125,7 +123,6 @@ impl Shard {
             called: false,
             looking: None,
             sessions_opened: 0,
-            handed_over: 0,
             strangers: Strangers::default(),
             source_turn: index,
             random: seed | 1,

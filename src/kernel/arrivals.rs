@@ -1,6 +1,6 @@
 //! What others have passed to this worker: sockets that came through its hatch and wait to be claimed.
 
-use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use super::{Errno, Hatch, Refused, Sock, Ticket};
 use crate::sys::hatch;
@@ -34,7 +34,7 @@ impl Arrivals {
     }
 
     /// What the worker itself needs of it.
-    pub(super) fn descriptor(&self) -> i32 {
+    pub(super) fn descriptor(&self) -> RawFd {
         self.inside.as_raw_fd()
     }
 
