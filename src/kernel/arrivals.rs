@@ -40,12 +40,21 @@ impl Arrivals {
 
     /// See [`super::Kernel::take_in`].
     pub(super) fn take_in(&mut self) -> Result<(), Errno> {
-        while let Some((number, fd)) = hatch::take(self.inside.as_raw_fd())? {
-            let ticket = Ticket(number);
-            match self.unwanted.iter().position(|&unwanted| unwanted == ticket) {
-                Some(at) => drop((self.unwanted.swap_remove(at), fd)),
-                None => self.here.push((ticket, fd)),
-            }
+        loop {
+            self.refuse()?;
+            let Some((number, fd)) = hatch::take(self.inside.as_raw_fd())? else { return Ok(()) };
+            self.here.push((Ticket(number), fd));
+        }
+    }
+
+    /// Throws away what is next and unwanted: that takes no descriptor.
+    fn refuse(&mut self) -> Result<(), Errno> {
+        while !self.unwanted.is_empty()
+            && let Some(number) = hatch::next(self.inside.as_raw_fd())?
+            && let Some(at) = self.unwanted.iter().position(|&unwanted| unwanted == Ticket(number))
+        {
+            hatch::throw_away(self.inside.as_raw_fd())?;
+            self.unwanted.swap_remove(at);
         }
         Ok(())
     }
@@ -65,7 +74,11 @@ impl Arrivals {
     pub(super) fn discard(&mut self, ticket: Ticket) {
         match self.here.iter().position(|&(here, _)| here == ticket) {
             Some(at) => drop(self.here.swap_remove(at)),
-            None => self.unwanted.push(ticket),
+            None => {
+                self.unwanted.push(ticket);
+                // What is in front of it is looked for again and again, and this with it.
+                let _ = self.refuse();
+            }
         }
     }
 }
@@ -125,14 +138,16 @@ mod tests {
 
     #[test]
     fn what_nobody_wants_is_closed_before_or_after_it_comes() {
-        let [one, two] = [Ticket::of_door(1), Ticket::of_door(2)];
-        let (mut arrivals, mut far) = filled(&[one, two]);
-        arrivals.discard(two);
-        arrivals.take_in().expect("there is room");
-        assert!(has_ended(&mut far[1]));
-        assert_eq!(arrivals.unclaimed(), [one]);
+        let [one, two, three] = [1, 2, 3].map(Ticket::of_door);
+        let (mut arrivals, mut far) = filled(&[one, two, three]);
         arrivals.discard(one);
-        assert!(has_ended(&mut far[0]));
+        assert!(has_ended(&mut far[0]), "it needs not be taken in for that");
+        arrivals.discard(three);
+        arrivals.take_in().expect("there is room");
+        assert!(has_ended(&mut far[2]));
+        assert_eq!(arrivals.unclaimed(), [two]);
+        arrivals.discard(two);
+        assert!(has_ended(&mut far[1]));
         assert!(arrivals.unclaimed().is_empty() && arrivals.unwanted.is_empty());
     }
 }

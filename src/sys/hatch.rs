@@ -45,6 +45,32 @@ pub fn take(inside: RawFd) -> Result<Option<(u64, OwnedFd)>, Errno> {
     Ok(Some((u64::from_ne_bytes(ticket), fd)))
 }
 
+/// The ticket of the next one, which stays where it is.
+///
+/// # Errors
+/// What recv(2) says, but for `EAGAIN`.
+pub fn next(inside: RawFd) -> Result<Option<u64>, Errno> {
+    receive(inside, MsgFlags::MSG_PEEK)
+}
+
+/// Closes the next one, which needs no room in the table: the kernel throws away descriptors that are not asked for.
+///
+/// # Errors
+/// What recv(2) says, but for `EAGAIN`.
+pub fn throw_away(inside: RawFd) -> Result<(), Errno> {
+    receive(inside, MsgFlags::empty()).map(drop)
+}
+
+/// A ticket without its descriptor; `None`: there is none now, or nobody outside any more.
+fn receive(inside: RawFd, flags: MsgFlags) -> Result<Option<u64>, Errno> {
+    let mut ticket = [0; 8];
+    match recv(inside, &mut ticket, flags | MsgFlags::MSG_DONTWAIT) {
+        Ok(0) | Err(Errno::EAGAIN) => Ok(None),
+        Ok(_) => Ok(Some(u64::from_ne_bytes(ticket))),
+        Err(errno) => Err(errno),
+    }
+}
+
 fn look(inside: RawFd, ticket: &mut [u8]) -> Result<Option<OwnedFd>, Errno> {
     let mut room = cmsg_space!(RawFd);
     let mut content = [IoSliceMut::new(ticket)];
@@ -83,6 +109,7 @@ mod tests {
         drop(writer);
         let (ticket, writer) = take(inside.as_raw_fd()).expect("room").expect("it was passed");
         assert_eq!(ticket, 7);
+        assert_eq!(next(inside.as_raw_fd()), Ok(Some(u64::MAX)));
         File::from(writer).write_all(b", two").expect("a pipe holds that");
         let (ticket, _) = take(inside.as_raw_fd()).expect("room").expect("it was passed");
         assert_eq!(ticket, u64::MAX);
@@ -90,6 +117,19 @@ mod tests {
         let mut got = String::new();
         reader.read_to_string(&mut got).expect("no writer is left, neither here nor on its way");
         assert_eq!(got, "one, two");
+    }
+
+    #[test]
+    fn what_is_thrown_away_is_closed() {
+        let (outside, inside) = open().expect("descriptors are to be had");
+        assert_eq!((next(inside.as_raw_fd()), throw_away(inside.as_raw_fd())), (Ok(None), Ok(())));
+        let (mut reader, writer) = std::io::pipe().expect("descriptors are to be had");
+        pass(outside.as_raw_fd(), 7, writer.as_raw_fd()).expect("there is room");
+        pass(outside.as_raw_fd(), 8, inside.as_raw_fd()).expect("there is room");
+        drop(writer);
+        assert_eq!(throw_away(inside.as_raw_fd()), Ok(()));
+        assert_eq!(reader.read(&mut [0]).expect("an end"), 0, "nobody can write any more");
+        assert_eq!(next(inside.as_raw_fd()), Ok(Some(8)));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use ringway::kernel::{Close, Errno, Hatch, Sock, Ticket};
 
 use crate::kernel::SimKernel;
 use crate::rng::Rng;
-use crate::world::note;
+use crate::world::{World, note};
 
 /// Descriptors of doors; below those of connections.
 const DOOR_BASE: RawFd = 500_000;
@@ -70,6 +70,21 @@ impl Hatches {
     /// What came in and nobody has claimed.
     pub fn unclaimed(&self, lane: usize) -> Vec<Ticket> {
         self.lanes[lane].inside.iter().map(|&(ticket, _)| ticket).collect()
+    }
+}
+
+impl World {
+    /// A worker has read of the published scene: it accepts from now on at each door of it whose socket has been sent, or will when
+    /// there is a descriptor for that.
+    pub fn furnish(&mut self, lane: usize) {
+        let Self { doors, hatches, lanes, now, .. } = self;
+        let parcels = &hatches.lanes[lane].parcels;
+        for (number, _) in doors.iter().enumerate().filter(|(_, door)| door.open) {
+            let ticket = Ticket::of_door(number as u64 + 1);
+            if parcels.iter().all(|(held_back, _)| *held_back != ticket) {
+                lanes[lane].furnished_ns.entry(number).or_insert(*now);
+            }
+        }
     }
 }
 
