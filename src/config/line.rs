@@ -5,7 +5,7 @@
 //! wait for *another* that has the role, and nobody who has still to try the first may stand behind them.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crossbeam::utils::CachePadded;
 
@@ -128,13 +128,23 @@ pub struct Line {
     waiting: AtomicU32,
     /// How many of them have tried a server before.
     again: AtomicU32,
-    /// By worker: since when the first waits there, in nanoseconds of `CLOCK_MONOTONIC`; 0: nobody does.
-    since_ns: PerWorker<AtomicU64>,
+    ends: PerWorker<End>,
+}
+
+/// The end of a line at one worker.
+#[derive(Debug, Default)]
+struct End {
+    /// Since when the first waits there, in nanoseconds of `CLOCK_MONOTONIC`; 0: nobody does.
+    since_ns: AtomicU64,
+    /// Somebody there may go by another plan than the published one.
+    has_strangers: AtomicBool,
+    /// There may be room for those who wait there.
+    called: AtomicBool,
 }
 
 impl Line {
     fn new(workers: usize) -> Self {
-        Self { waiting: AtomicU32::new(0), again: AtomicU32::new(0), since_ns: PerWorker::new(workers) }
+        Self { waiting: AtomicU32::new(0), again: AtomicU32::new(0), ends: PerWorker::new(workers) }
     }
 
     /// How many wait.
@@ -154,23 +164,42 @@ impl Line {
 
     /// Says since when the first waits on `worker`; 0 when nobody does.
     pub fn publish(&self, worker: usize, since_ns: u64) {
-        self.since_ns.of(worker).store(since_ns, Ordering::SeqCst);
+        self.ends.of(worker).since_ns.store(since_ns, Ordering::SeqCst);
+    }
+
+    /// Says whether somebody who waits on `worker` may go by another plan than the published one. Before it is said since when.
+    pub fn admit_strangers(&self, worker: usize, has_strangers: bool) {
+        self.ends.of(worker).has_strangers.store(has_strangers, Ordering::SeqCst);
+    }
+
+    /// Has `worker` look here, when it is woken, whether there is room: here and in no other line, so that a call which workers
+    /// pass on comes to an end.
+    pub fn call(&self, worker: usize) {
+        self.ends.of(worker).called.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether `worker` has been called here since it last asked.
+    pub fn take_call(&self, worker: usize) -> bool {
+        self.ends.of(worker).called.swap(false, Ordering::SeqCst)
     }
 
     /// The worker whose first has waited longest.
     pub fn oldest(&self) -> Option<usize> {
-        self.oldest_after((0, 0)).map(|(_, worker)| worker)
+        self.oldest_after((0, 0), false)
     }
 
-    /// Since when the first waits there, and the worker, of the one that has waited longest of those who came after `age`.
-    pub fn oldest_after(&self, age: (u64, usize)) -> Option<(u64, usize)> {
+    /// The worker whose first has waited longest of those who came after `age`, which is since when the first of a worker waits, and
+    /// that worker; or of those with `strangers`, who may go by another plan than the published one.
+    pub fn oldest_after(&self, age: (u64, usize), strangers: bool) -> Option<usize> {
         let ages = (0..).zip(self.since_ns()).map(|(worker, since_ns)| (since_ns, worker));
-        ages.filter(|first| first.0 > 0 && *first > age).min()
+        let is_meant = |worker| !strangers || self.ends.of(worker).has_strangers.load(Ordering::SeqCst);
+        let later = ages.filter(|first| first.0 > 0 && *first > age && is_meant(first.1));
+        later.min().map(|(_, worker)| worker)
     }
 
     /// By worker, since when the first waits there; 0 where nobody does.
     pub fn since_ns(&self) -> impl Iterator<Item = u64> {
-        self.since_ns.iter().map(|since_ns| since_ns.load(Ordering::SeqCst))
+        self.ends.iter().map(|end| end.since_ns.load(Ordering::SeqCst))
     }
 }
 

@@ -24,6 +24,7 @@ use crate::base::limits::{MAIL_MAX, NEWCOMERS_MAX, NOTES_MAX, RECORDS_MAX, WORKE
 use crate::base::pulse::Pulse;
 use crate::base::rehearsal;
 use crate::config::ledger::PoolLedger;
+use crate::config::line::Line;
 use crate::config::plan::{Address, Listener, Plan};
 use crate::kernel::{Bell, Hatch, Ticket, WakeTarget};
 
@@ -188,7 +189,7 @@ pub struct Desk {
     letters_out: Receiver<Mail>,
     newcomers: ArrayQueue<Newcomer>,
     rung: AtomicBool,
-    /// There may be room for those who wait here.
+    /// There may be room for those who wait here: in which lines, these say.
     called: AtomicBool,
     /// How to wake this worker; see [`WakeTarget`].
     wake_fd: AtomicI32,
@@ -283,9 +284,10 @@ impl Commons {
         newcomers.len() + self.desks.len() < newcomers.capacity()
     }
 
-    /// Has a worker look whether there is room for the sessions that wait there. Unlike a letter it always arrives: called
-    /// twice is called once.
-    pub fn call(&self, worker: usize, bell: &mut impl Bell) {
+    /// Has a worker look whether there is room for the sessions that wait there in a line. Unlike a letter it always arrives:
+    /// called twice is called once.
+    pub fn call(&self, worker: usize, line: &Line, bell: &mut impl Bell) {
+        line.call(worker);
         self.desks[worker].called.store(true, Ordering::SeqCst);
         self.desks[worker].ring(bell);
     }
@@ -301,7 +303,7 @@ impl Commons {
             for (worker, since_ns) in line.since_ns().enumerate() {
                 // Calls for those who have tried a server are not passed on.
                 if since_ns > 0 && (lane.again || oldest == Some(worker)) {
-                    self.call(worker, bell);
+                    self.call(worker, line, bell);
                 }
             }
         }
@@ -362,7 +364,7 @@ impl Desk {
         }
     }
 
-    /// Whether it has been called since it last asked. Ask after [`Desk::hush`].
+    /// Whether it has been called to any line since it last asked. Ask after [`Desk::hush`], and then the lines.
     #[inline]
     pub fn take_call(&self) -> bool {
         self.called.load(Ordering::SeqCst) && self.called.swap(false, Ordering::SeqCst)

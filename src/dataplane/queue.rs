@@ -6,8 +6,9 @@
 //!
 //! Nobody is forgotten, because whoever joins looks once more after it can be seen to wait, and whoever frees a place looks
 //! for those who wait after the place is free: of the two, one sees the other ([`Lines::is_waited_in`]). A worker that is
-//! called and finds that the room there is suits nobody of its own passes the call on to the next in age. A role that comes is
-//! room, too: whoever gives it calls as if it had made a place.
+//! called and finds that the room there is suits nobody of its own passes the call on to the next in age; and when there is none,
+//! as far as the published plan goes, to the next that has somebody who may go by another. A role that comes is room, too: whoever
+//! gives it calls as if it had made a place.
 //!
 //! Who wants a role stands only behind those who want the same, so that reads go on while writes wait for a primary. Those
 //! who have tried a server that has the role wait for another, in a lane of their own: it may be gone, and not be found out
@@ -171,7 +172,10 @@ impl Shard {
     /// Looks whether those who wait can be served, where there may be room. Last in a turn.
     pub fn attend(&mut self, now: u64, kernel: &mut impl Kernel) {
         if self.desk().take_call() {
-            self.expect_room();
+            for queue in &mut self.queues {
+                queue.called |= queue.ledger.line.of(queue.lane).take_call(self.index);
+                self.called |= queue.called;
+            }
         }
         self.look_by_the_clock(now, kernel);
         for _ in 0..LOOKS_MAX {
@@ -200,7 +204,7 @@ impl Shard {
         let Self { queues, sessions, scene, .. } = self;
         let plan = &scene.plan;
         for queue in &mut *queues {
-            queue.has_strangers = false;
+            let mut has_strangers = false;
             for key in &queue.line {
                 let Some(session) = sessions.of(*key).filter(|session| session.phase == Phase::Queued) else {
                     continue;
@@ -214,9 +218,12 @@ impl Shard {
                     {
                         session.listener = Arc::clone(listener);
                     }
-                    _ => queue.has_strangers = true,
+                    _ => has_strangers = true,
                 }
             }
+            queue.has_strangers = has_strangers;
+            // Whoever makes room from here on may ask.
+            queue.ledger.line.of(queue.lane).admit_strangers(self.index, has_strangers);
         }
         let lives = |ledger: &Arc<PoolLedger>| plan.pools.iter().any(|pool| Arc::ptr_eq(&pool.ledger, ledger));
         queues.retain(|queue| queue.waiting > 0 || lives(&queue.ledger));
@@ -248,13 +255,13 @@ impl Shard {
         }
         self.looking = None;
         self.tidy(index);
-        if !lane.again && self.may_have_room(&ledger, lane, now) {
-            self.call_next(&ledger, lane, self.queues[index].seen_ns, kernel);
+        if !lane.again {
+            // What the published plan has no room for there may be room for by another.
+            let strangers = !self.may_have_room(&ledger, lane, now);
+            self.call_next(index, strangers, kernel);
         }
         self.queues[index].seen_ns = ledger.line.of(lane).since_ns().nth(self.index).unwrap_or(0);
-        if let Some(pool) = self.first_pool(index) {
-            self.look_later(index, &pool, now);
-        }
+        self.look_again(index, now);
     }
 
     /// Serves some of those behind the front, who may not have tried the server that the front has tried.
@@ -272,15 +279,32 @@ impl Shard {
 
     /// Arranges the next look by the clock, if time alone may bring room: a `connect_rate` allows another connect then.
     fn look_later(&mut self, index: usize, pool: &Pool, now: u64) {
-        if pool.is_paced {
-            let Queue { lane, look_ns, .. } = &mut self.queues[index];
-            let next_ns = match lane.again || pool.ledger.line.of(*lane).has_again() {
-                true => balance::next_of_any_ns(pool, lane.wish, now),
-                false => balance::next_ns(pool, &Tried::default(), lane.wish, now),
-            };
-            let least_ns = now + LOOK_MIN_NS;
-            *look_ns = (*look_ns).min(next_ns.unwrap_or(0).max(least_ns));
+        let Queue { lane, look_ns, .. } = &mut self.queues[index];
+        *look_ns = (*look_ns).min(next_look_ns(pool, *lane, now));
+    }
+
+    /// The same for those who wait already: for the first, and, as long as some may go by another plan, for all. Each of their
+    /// plans may have a server that the others have not, so that none of them can tell when it is time for the rest.
+    fn look_again(&mut self, index: usize, now: u64) {
+        let current = self.current(&self.queues[index].ledger);
+        let Self { queues, sessions, .. } = self;
+        let Queue { lane, line, has_strangers, look_ns, .. } = &mut queues[index];
+        let mut last: Option<Arc<Pool>> = None;
+        let mut strangers = false;
+        for key in line.iter() {
+            let Some(session) = sessions.of(*key).filter(|session| session.phase == Phase::Queued) else { continue };
+            let pool = &session.listener.pool;
+            let is_it = |other: &Arc<Pool>| Arc::ptr_eq(other, pool);
+            if !last.as_ref().is_some_and(is_it) {
+                *look_ns = (*look_ns).min(next_look_ns(pool, *lane, now));
+                strangers |= !current.as_ref().is_some_and(is_it);
+                last = Some(Arc::clone(pool));
+            }
+            if !*has_strangers {
+                return;
+            }
         }
+        *has_strangers = strangers;
     }
 
     /// Looks that are due by the clock. Whoever has waited longest is called, here or elsewhere; and as long as somebody
@@ -291,14 +315,14 @@ impl Shard {
                 continue;
             }
             self.queues[index].look_ns = u64::MAX;
-            if let Some(pool) = self.first_pool(index) {
-                let lane = self.queues[index].lane;
+            if self.queues[index].waiting > 0 {
+                let (ledger, lane) = (Arc::clone(&self.queues[index].ledger), self.queues[index].lane);
                 match lane.again {
                     // Each worker has a clock.
-                    true => self.call(self.index, &pool.ledger, lane, kernel),
-                    false => self.call_first(&pool.ledger, lane, kernel),
+                    true => self.call(self.index, &ledger, lane, kernel),
+                    false => self.call_first(&ledger, lane, kernel),
                 }
-                self.look_later(index, &pool, now);
+                self.look_again(index, now);
             }
         }
     }
@@ -306,12 +330,6 @@ impl Shard {
     /// When a look is due by the clock.
     pub(super) fn next_look_ns(&self) -> Option<u64> {
         self.queues.iter().map(|queue| queue.look_ns).min().filter(|look_ns| *look_ns < u64::MAX)
-    }
-
-    /// The pool of the first who waits.
-    fn first_pool(&mut self, index: usize) -> Option<Arc<Pool>> {
-        let key = self.queues[index].line.iter().copied().find(|key| self.sessions.of(*key).is_some_and(is_waiting));
-        key.and_then(|key| self.sessions.of(key)).map(|session| Arc::clone(&session.listener.pool))
     }
 
     /// Gives a waiting session a server, if one has a place for it.
@@ -355,11 +373,14 @@ impl Shard {
         }
     }
 
-    /// Calls the next worker in age after this one, whose first has waited since `seen_ns`; or the first if nobody waits here.
-    fn call_next(&mut self, ledger: &Arc<PoolLedger>, lane: Lane, seen_ns: u64, kernel: &mut impl Kernel) {
-        let after = if seen_ns > 0 { (seen_ns, self.index) } else { (0, 0) };
-        if let Some((_, worker)) = ledger.line.of(lane).oldest_after(after) {
-            self.call(worker, ledger, lane, kernel);
+    /// Calls the next worker in age after this one, since when the first was seen here; or the first if nobody was. Or only the next at
+    /// which somebody waits who may go by another plan than the published one.
+    fn call_next(&mut self, index: usize, strangers: bool, kernel: &mut impl Kernel) {
+        let Queue { ledger, lane, seen_ns, .. } = &self.queues[index];
+        let (ledger, lane) = (Arc::clone(ledger), *lane);
+        let after = if *seen_ns > 0 { (*seen_ns, self.index) } else { (0, 0) };
+        if let Some(worker) = ledger.line.of(lane).oldest_after(after, strangers) {
+            self.call(worker, &ledger, lane, kernel);
         }
     }
 
@@ -369,7 +390,7 @@ impl Shard {
             self.queues[index].called = true;
             self.called = true;
         } else {
-            self.commons.call(worker, kernel);
+            self.commons.call(worker, ledger.line.of(lane), kernel);
         }
     }
 
@@ -430,7 +451,9 @@ impl Shard {
         }
         let first = line.front().and_then(|key| sessions.of(*key));
         let since_ns = first.map_or(0, |session| session.life.queued_ns);
-        ledger.line.of(*lane).publish(self.index, since_ns);
+        let line = ledger.line.of(*lane);
+        line.admit_strangers(self.index, *has_strangers);
+        line.publish(self.index, since_ns);
         if *seen_ns == 0 {
             *seen_ns = since_ns;
         }
@@ -445,3 +468,18 @@ fn is_waiting(session: &mut Session) -> bool {
 fn lane_of(session: &Session) -> Lane {
     Lane::of(session.listener.role, session.life.tried.count() > 0)
 }
+
+/// When to look because time alone may bring room in this pool; `u64::MAX`: never.
+fn next_look_ns(pool: &Pool, lane: Lane, now: u64) -> u64 {
+    if !pool.is_paced {
+        return u64::MAX;
+    }
+    let next_ns = match lane.again || pool.ledger.line.of(lane).has_again() {
+        true => balance::next_of_any_ns(pool, lane.wish, now),
+        false => balance::next_ns(pool, &Tried::default(), lane.wish, now),
+    };
+    next_ns.unwrap_or(0).max(now + LOOK_MIN_NS)
+}
+
+#[cfg(test)]
+mod tests;

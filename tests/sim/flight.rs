@@ -78,6 +78,8 @@ pub struct Lane {
     pub rung_at: Option<u64>,
     /// When an accept was last requested or came to its end, by door.
     pub accepts_ns: BTreeMap<usize, u64>,
+    /// By door: when it first read of a scene with it, and the socket had been sent.
+    pub furnished_ns: BTreeMap<usize, u64>,
     /// When it was last refused a socket or a pipe.
     pub shortage_ns: u64,
 }

@@ -3,8 +3,8 @@
 use ringway::config::ledger::{Health, Standing};
 
 use crate::oracle::TICK_NS;
-use crate::scene::Target;
-use crate::socket::Far;
+use crate::scene::{PoolTerms, Target};
+use crate::socket::{Far, Socket};
 use crate::world::{SimDoor, World};
 
 impl World {
@@ -56,6 +56,18 @@ impl World {
         self.socks[client].is_late || !self.doors.iter().any(leads)
     }
 
+    /// The pools a session may have come to, by number: of a listener that was gone when it was accepted, nobody here knows which of
+    /// the scenes before its worker took up last.
+    pub fn pools_of(&self, client: &Socket) -> impl Iterator<Item = (usize, &PoolTerms)> {
+        let (pool, is_late) = (client.pool, client.is_late);
+        self.pools.iter().enumerate().filter(move |(index, _)| is_late || *index == pool)
+    }
+
+    /// Those of them in which it may wait.
+    pub fn queues_of(&self, client: &Socket) -> impl Iterator<Item = &PoolTerms> {
+        self.pools_of(client).map(|(_, terms)| terms).filter(|terms| terms.queue_limit > 0)
+    }
+
     /// Who waits, and has tried nobody, goes on under the new plan, if that leads to the same pool.
     pub fn renew_waiting(&mut self, door: usize) {
         let waits = self.pairs.iter().filter(|pair| !pair.over && pair.attempts.is_empty());
@@ -81,12 +93,12 @@ impl World {
             }
             waiting += 1;
             let client = &self.socks[pair.client];
-            let terms = &self.pools[client.pool];
-            assert!(terms.queue_limit > 0, "session {number} waits for nothing");
+            let longest_ns = self.queues_of(client).map(|terms| terms.queue_ns).max();
+            let Some(longest_ns) = longest_ns else { panic!("session {number} waits for nothing") };
             let slack = TICK_NS + 2 * self.faults.latency_ns + 2 * self.faults.sluggish_ns;
-            let late = self.now > pair.bereft_ns + terms.queue_ns + slack;
+            let late = self.now > pair.bereft_ns + longest_ns + slack;
             assert!(!late, "session {number} waits for ever");
-            let late = pair.awaits_ns.is_some_and(|since_ns| self.now > since_ns + terms.queue_ns + slack);
+            let late = pair.awaits_ns.is_some_and(|since_ns| self.now > since_ns + longest_ns + slack);
             assert!(!late, "session {number} waits for ever, again and again");
             // Who has tried somebody keeps its plan.
             let newest = client.scene == self.scenes || pair.scene < self.scenes;
