@@ -9,3 +9,4 @@ pub mod pulse;
 pub mod rehearsal;
 pub mod slab;
 pub mod wheel;
+pub mod words;

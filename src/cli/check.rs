@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::exit;
+use crate::base::words::many;
 use crate::config::file::{self, DEFAULT_PATH, ReadError};
 use crate::config::overlay::{Sheet, lay};
 use crate::config::{self, Draft};
+use crate::control::Library;
 
 /// Validates a configuration, with its overlay, and shows every complaint at once.
 #[derive(Debug, clap::Args)]
@@ -30,6 +32,7 @@ pub fn run(check: &Check) -> ExitCode {
     let path = check.file.as_ref().unwrap_or(&check.config);
     match load(path) {
         Ok(draft) => {
+            warn(&draft);
             if check.print {
                 print!("{}", draft.print());
             } else if !check.quiet {
@@ -40,6 +43,16 @@ pub fn run(check: &Check) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(wrong) => wrong.report(),
+    }
+}
+
+/// Tells of what is no fault of the file, and might be right where it is meant for: the exit code says nothing of it.
+fn warn(draft: &Draft) {
+    let library = Library::default();
+    for (pool, question) in draft.questions() {
+        if let Some(why) = library.hindrance(question) {
+            eprintln!("ringway: warning: servers of pool {pool} could not be checked here: {why}");
+        }
     }
 }
 
@@ -58,8 +71,7 @@ impl Wrong {
         match self {
             Wrong::File(error) => eprintln!("ringway: {error}"),
             Wrong::Content(complaints) => {
-                let n = complaints.len();
-                eprintln!("{complaints}{n} complaint{}", if n == 1 { "" } else { "s" });
+                eprintln!("{complaints}{}", many(complaints.len(), "complaint"));
             }
         }
         ExitCode::from(self.code())

@@ -21,11 +21,6 @@ use crate::control::admin::Problem;
 /// Longest time for an answer: a reload may wait for removed addresses to close.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// `1 session`, `2 sessions`.
-pub(super) fn many(count: u64, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
-}
-
 /// Which daemon to talk to.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Target {

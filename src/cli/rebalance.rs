@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
-use super::client::{ClientError, Target, many, print};
+use super::client::{ClientError, Target, print};
 use super::exit;
+use crate::base::words::many;
 use crate::control::evener::{Rebalance, Rebalanced};
 use crate::control::span::Span;
 

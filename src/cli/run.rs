@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::exit;
+use crate::base::words::many;
 use crate::config::file::DEFAULT_PATH;
 use crate::control::conductor;
 use crate::control::failure::{Failure, Kind};
@@ -32,8 +33,7 @@ pub fn run(run: &Run) -> ExitCode {
 fn report(failure: &Failure) {
     match failure {
         Failure::Invalid(complaints) => {
-            let n = complaints.len();
-            eprintln!("{complaints}{n} complaint{}", if n == 1 { "" } else { "s" });
+            eprintln!("{complaints}{}", many(complaints.len(), "complaint"));
         }
         Failure::Engine(refused) => eprintln!("ringway: {refused}\n  remedy: {}", refused.remedy),
         other => eprintln!("ringway: {other}"),

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::client::{ClientError, Target, many, print};
+use super::client::{ClientError, Target, print};
 use super::drain::{fate, going_on};
 use super::exit;
+use crate::base::words::many;
 use crate::config::ledger::Standing;
 use crate::control::roster::{Edited, ServerAdd, ServerRemove};
 use crate::control::span::Span;

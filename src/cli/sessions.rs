@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
-use super::client::{ClientError, Target, many, print};
+use super::client::{ClientError, Target, print};
 use super::exit;
+use crate::base::words::many;
 use crate::control::sessions::{Kill, Killed, SessionStatus, Sessions, network};
 
 /// Lists sessions that live, the oldest first.

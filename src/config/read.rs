@@ -163,10 +163,16 @@ impl<'e> Reader<'e> {
         now: &[(&'static str, T)],
         later: &[&'static str],
     ) -> Option<T> {
-        let text = self.string(key, section.table.get(key)?)?;
+        let value = section.table.get(key)?;
+        let words: Vec<&str> = now.iter().map(|(word, _)| *word).collect();
+        if !matches!(value.get_ref(), DeValue::String(_)) {
+            let message = format!("`{key}` must be a string, found {}", kind(value.get_ref()));
+            self.advise(&value.span(), message, one_of(&words));
+            return None;
+        }
+        let text = self.string(key, value)?;
         let found = now.iter().find(|(word, _)| *word == text.value);
         if found.is_none() {
-            let words: Vec<&str> = now.iter().map(|(word, _)| *word).collect();
             self.refuse_word(key, &text, &words, later);
         }
         found.map(|(_, value)| *value)
@@ -174,10 +180,7 @@ impl<'e> Reader<'e> {
 
     /// Says that `text` is none of the words.
     pub(super) fn refuse_word(&mut self, key: &str, text: &Located<String>, now: &[&str], later: &[&str]) {
-        let use_one = match now {
-            [only] => format!("write \"{only}\""),
-            _ => format!("write one of \"{}\"", now.join("\", \"")),
-        };
+        let use_one = one_of(now);
         if later.contains(&text.value.as_str()) {
             let message = format!("{key} {} is not supported yet", quote(&text.value));
             return self.advise(&text.at, message, use_one);
@@ -262,6 +265,14 @@ impl<'e> Reader<'e> {
                 None
             }
         }
+    }
+}
+
+/// What to write where only these words are right.
+fn one_of(words: &[&str]) -> String {
+    match words {
+        [only] => format!("write \"{only}\""),
+        _ => format!("write one of \"{}\"", words.join("\", \"")),
     }
 }
 

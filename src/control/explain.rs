@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::balance::foresight::{Why, foresee, reasons};
 use crate::balance::{Caller, Pick, Tried};
+use crate::base::words::many;
 use crate::config::ledger::{Health, Office};
 use crate::config::line::{Lane, Line};
 use crate::config::plan::{Listener, Plan, Policy, Pool, Server};
@@ -174,7 +175,7 @@ fn standing(listener: &Listener, server: &Server, why: Why) -> Standing {
         Why::Checking if bulletin.reason.is_empty() => "not checked to an end yet".into(),
         Why::Checking => bulletin.reason,
         Why::Ejected => format!("ejected for a while{because}"),
-        Why::Full => format!("full: it has all of its {} sessions", server.max_connections),
+        Why::Full => format!("full: it has {}, all it may have", many(server.max_connections, "session")),
         Why::Paced => "connect_rate: it has all the connects it may have for now".into(),
     };
     Standing {
@@ -225,7 +226,7 @@ mod tests {
         pool.servers[0].ledger.active.store(1, Ordering::Relaxed);
         let full = answer(&plan, "10.0.0.1");
         assert_eq!(whys(&full), ["full", "chosen", "backup"]);
-        assert_eq!(full.servers[0].text, "full: it has all of its 1 sessions");
+        assert_eq!(full.servers[0].text, "full: it has 1 session, all it may have");
     }
 
     #[test]

@@ -45,3 +45,4 @@ mod tempo;
 mod watchdog;
 
 pub use self::ceiling::held_by_memory;
+pub use self::prober::Library;

@@ -23,6 +23,7 @@ use super::model::{Key, Model, Wish};
 use super::reading::Reading;
 use super::{Look, look, view};
 use crate::base::rehearsal;
+use crate::base::words::many;
 use crate::cli::client::{ClientError, Target};
 use crate::control::steer::{ServerChange, ServerChanged};
 
@@ -212,7 +213,7 @@ fn change(target: &Target, change: &ServerChange) -> Result<String, ClientError>
     let was = if was == state { String::new() } else { format!(" (was {})", was.word()) };
     let down = if pool_is_down { "; its pool takes no sessions now" } else { "" };
     let ServerChange { pool, server, .. } = change;
-    Ok(format!("{pool}/{server}: {}{was}, weight {weight}, {sessions} sessions{down}", state.word()))
+    Ok(format!("{pool}/{server}: {}{was}, weight {weight}, {}{down}", state.word(), many(sessions, "session")))
 }
 
 /// Waits for a signal that asks to leave.

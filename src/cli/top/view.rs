@@ -11,6 +11,7 @@ use ratatui::symbols::border;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Clear, Paragraph, Widget};
 
+use crate::base::words::many;
 use crate::config::ledger::Standing;
 use crate::control::steer::ServerChange;
 use crate::observe::history::Sample;
@@ -482,10 +483,10 @@ fn question(change: &ServerChange, sessions: u64) -> String {
     let ServerChange { pool, server, state, weight, .. } = change;
     match (state, weight) {
         (Some(Standing::Drain), _) => {
-            format!("Drain {pool}/{server}? It keeps its {sessions} sessions and gets no new ones.")
+            format!("Drain {pool}/{server}? It keeps {} and gets no new ones.", many(sessions, "session"))
         }
         (Some(Standing::Maint), _) => {
-            format!("Set {pool}/{server} to maintenance? It keeps its {sessions} sessions and gets no new ones.")
+            format!("Set {pool}/{server} to maintenance? It keeps {} and gets no new ones.", many(sessions, "session"))
         }
         (Some(Standing::Ready), _) => format!("Make {pool}/{server} ready? It gets sessions again."),
         (None, weight) => format!("Give {pool}/{server} the weight {}?", weight.unwrap_or_default()),

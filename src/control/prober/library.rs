@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,17 +16,20 @@ use nix::errno::Errno;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use crate::config::plan::{Address, HttpTls, Question, Verify};
+use crate::config::plan::{Address, HttpTls, MysqlQuestion, MysqlTls, Question, Verify};
+use crate::health::mysql::{Password, Security};
 use crate::health::tls::{Authorities, Tls, Trust};
 
 /// How long what was read counts.
 const FRESH: Duration = Duration::from_secs(60);
 /// Longest file of certificates, in bytes.
 const CERTIFICATES_MAX: u64 = 1024 * 1024;
+/// Longest password file, in bytes.
+const PASSWORD_MAX: u64 = 4096;
 
 /// Authorities by the file they are in; `None`: those of the system.
 #[derive(Debug, Default)]
-pub(super) struct Library {
+pub struct Library {
     shelf: RefCell<HashMap<Option<Arc<Path>>, Volume>>,
 }
 
@@ -36,6 +40,16 @@ struct Volume {
 }
 
 impl Library {
+    /// What keeps a question from being asked here and now: a file that cannot be read, or does not hold what it should.
+    pub fn hindrance(&self, question: &Question) -> Option<String> {
+        match question {
+            Question::Tcp | Question::SendExpect { .. } => None,
+            // Any address will do: it only stands in for a name.
+            Question::Http(_) => self.tls(question, &Address::Inet((Ipv4Addr::LOCALHOST, 0).into())).err(),
+            Question::Mysql(question) => self.password(question).and_then(|_| self.security(question)).err(),
+        }
+    }
+
     /// What TLS a question is asked through at an address, if any.
     pub(super) fn tls(&self, question: &Question, address: &Address) -> Result<Option<Arc<Tls>>, String> {
         let Question::Http(http) = question else { return Ok(None) };
@@ -54,8 +68,29 @@ impl Library {
         Ok(Some(Arc::new(Tls::new(trust, name.as_deref())?)))
     }
 
+    /// The password of a login, as it is now: it may have been changed.
+    pub(super) fn password(&self, question: &MysqlQuestion) -> Result<Password, String> {
+        let Some(file) = &question.password_file else { return Ok(Password::default()) };
+        let text = read(file, PASSWORD_MAX)?;
+        let line = text.strip_suffix('\n').unwrap_or(&text);
+        let line = line.strip_suffix('\r').unwrap_or(line);
+        Password::new(line.to_owned())
+            .filter(|_| !line.contains('\n'))
+            .ok_or_else(|| format!("{} holds more than a line", file.display()))
+    }
+
+    /// What TLS a login goes through.
+    pub(super) fn security(&self, question: &MysqlQuestion) -> Result<Security, String> {
+        match &question.tls {
+            MysqlTls::Off => Ok(Security::Off),
+            MysqlTls::Require => Security::tls(Trust::Anybody, None),
+            MysqlTls::VerifyCa { ca } => Security::tls(Trust::Signed(self.authorities(Some(ca))?), None),
+            MysqlTls::VerifyFull { ca, name } => Security::tls(Trust::Named(self.authorities(Some(ca))?), Some(name)),
+        }
+    }
+
     /// The authorities in a file, or those of the system.
-    pub(super) fn authorities(&self, file: Option<&Arc<Path>>) -> Result<Authorities, String> {
+    fn authorities(&self, file: Option<&Arc<Path>>) -> Result<Authorities, String> {
         let now = Instant::now();
         let mut shelf = self.shelf.borrow_mut();
         if let Some(volume) = shelf.get(&file.cloned())
@@ -95,7 +130,7 @@ fn of_system() -> Result<Authorities, String> {
 }
 
 /// The text of a file of at most so many bytes.
-pub(super) fn read(file: &Path, most: u64) -> Result<String, String> {
+fn read(file: &Path, most: u64) -> Result<String, String> {
     let shown = |error: io::Error| match error.raw_os_error() {
         Some(errno) => format!("{}: {}", file.display(), Errno::from_raw(errno).desc().to_lowercase()),
         None => format!("{}: {error}", file.display()),
@@ -116,6 +151,22 @@ mod tests {
 
     fn complaint(file: &Path) -> String {
         Library::default().authorities(Some(&Arc::from(file))).expect_err("no authority")
+    }
+
+    #[test]
+    fn what_hinders_a_login_is_said_beforehand() {
+        let place = tempfile::tempdir().expect("a directory below TMPDIR");
+        let [password, ca] = ["password", "ca.pem"].map(|name| Arc::<Path>::from(place.path().join(name)));
+        let tls = MysqlTls::VerifyCa { ca };
+        let question =
+            Question::Mysql(MysqlQuestion { user: "lbcheck".into(), password_file: Some(Arc::clone(&password)), tls });
+        let hindrance = || Library::default().hindrance(&question).expect("no authorities at least");
+        assert!(hindrance().ends_with("password: no such file or directory"), "{}", hindrance());
+        std::fs::write(&password, "two\nlines\n").expect("own directory");
+        assert!(hindrance().ends_with("password holds more than a line"), "{}", hindrance());
+        std::fs::write(&password, "one\n").expect("own directory");
+        assert!(hindrance().ends_with("ca.pem: no such file or directory"), "{}", hindrance());
+        assert_eq!(Library::default().hindrance(&Question::Tcp), None);
     }
 
     #[test]

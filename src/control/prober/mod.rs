@@ -38,6 +38,7 @@ use crate::health::schedule;
 use crate::observe::writer::Log;
 
 use gather::Gatherer;
+pub use library::Library;
 use office::Office;
 use ward::{Errand, Ward};
 

@@ -13,22 +13,18 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::config::plan::{CheckPace, MysqlQuestion, MysqlTls};
+use crate::config::plan::{CheckPace, MysqlQuestion};
 use crate::dataplane::commons::monotonic_ns;
 use crate::health::mysql::probe::{HANDSHAKE_MS_MAX, Order, Outcome, Probe, SocketId};
 use crate::health::mysql::{Fault as MysqlFault, Login, Password, Security};
-use crate::health::tls::Trust;
 use crate::health::{Fault, schedule};
 
 use super::attend::pace_of;
 use super::gather::Gatherer;
-use super::library::{Library, read};
+use super::library::Library;
 use super::office::Office;
 use super::ward::{Errand, Ward};
 use super::wire::{Link, Target, connect_fault};
-
-/// Longest password file, in bytes.
-const PASSWORD_MAX: u64 = 4096;
 
 /// What is heard of a socket.
 enum Heard {
@@ -146,25 +142,8 @@ impl Desk {
         if !self.probe.wants_login(monotonic_ns() / 1_000_000) {
             return Ok(());
         }
-        let password = match &question.password_file {
-            None => Password::default(),
-            Some(file) => {
-                let text = read(file, PASSWORD_MAX)?;
-                let line = text.strip_suffix('\n').unwrap_or(&text);
-                let line = line.strip_suffix('\r').unwrap_or(line);
-                Password::new(line.to_owned())
-                    .filter(|_| !line.contains('\n'))
-                    .ok_or_else(|| format!("{} holds more than a line", file.display()))?
-            }
-        };
-        let security = match &question.tls {
-            MysqlTls::Off => Security::Off,
-            MysqlTls::Require => Security::tls(Trust::Anybody, None)?,
-            MysqlTls::VerifyCa { ca } => Security::tls(Trust::Signed(library.authorities(Some(ca))?), None)?,
-            MysqlTls::VerifyFull { ca, name } => {
-                Security::tls(Trust::Named(library.authorities(Some(ca))?), Some(name))?
-            }
-        };
+        let password = library.password(question)?;
+        let security = library.security(question)?;
         self.probe.log_in_as(Arc::new(Login { user: question.user.to_string(), password }), security);
         Ok(())
     }
@@ -251,7 +230,11 @@ impl Desk {
         let now_ms = monotonic_ns() / 1_000_000;
         match heard {
             Heard::Connected(link) => {
-                self.wires.push((id, Wire { link, rest: Vec::new() }));
+                let mut wire = Wire { link, rest: Vec::new() };
+                if let Some(header) = self.target.header(&wire.link) {
+                    wire.send(&header);
+                }
+                self.wires.push((id, wire));
                 self.probe.connected(id);
             }
             Heard::Ready => self.read(id, now_ms),
