@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::engine;
-use super::facts::{Metrics, await_some, await_that, fds_of, http_get_unix, lines_of};
+use super::facts::{Metrics, await_some, await_that, fds_of, http_get_unix, lines_of, workers_have_doors};
 use super::ground::Ground;
 use super::process::Process;
 
@@ -206,6 +206,11 @@ impl Ringway {
             self.process.must_live();
             http_get_unix(&self.socket, "/readyz").is_ok_and(|(status, _)| status == 200)
         });
+        // Those that have no descriptor for one go on without it, as some tests mean them to.
+        let begun = Instant::now();
+        while !workers_have_doors(self.pid()) && begun.elapsed() < Duration::from_secs(2) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         self.fds_before = fds_of(self.pid());
     }
 
@@ -389,13 +394,15 @@ impl Ringway {
             assert_eq!(worker.1, 0.0, "sessions of worker {}", worker.0);
         }
         assert_eq!(self.metric("ringway_server_sessions", &[]), 0.0, "sessions of servers");
-        // Empty pipes that are kept for the next session are no loss, but they are two descriptors each.
+        // Empty pipes that are kept for the next session are no loss, but they are two descriptors each. Nor are the sockets of a
+        // listener that a reload has added: with two workers four, here and in the control thread's table. Nor one or two of the
+        // control thread's own, which it may open a moment after it is ready.
         let mut now = 0;
         let what = format!("descriptors to be back at {}", self.fds_before);
         await_that(&what, || {
             now = fds_of(self.pid());
             let kept = self.metric("ringway_pipes", &[("state", "idle")]);
-            now as f64 <= self.fds_before as f64 + 2.0 * kept + 4.0
+            now as f64 <= self.fds_before as f64 + 2.0 * kept + 6.0
         });
         for event in self.events() {
             assert!(!event.contains("panicked"), "{event}");
