@@ -172,8 +172,8 @@ impl Kernel for Willing {
     fn unsent(&mut self, _: Sock) -> usize {
         0
     }
-    fn local_port(&mut self, _: Sock) -> u16 {
-        0
+    fn local(&mut self, _: Sock) -> Option<SocketAddr> {
+        None
     }
     fn acknowledge(&mut self, _: Sock) {}
     fn send_promptly(&mut self, _: Sock) {}

@@ -7,10 +7,11 @@
 //! | [`base`] | counters, slab, timer wheel, histogram: knows nothing of load balancing | – |
 //! | [`sys`] | one small file per man-page family; the first home of `unsafe` | `base` |
 //! | [`kernel`] | the only door from a worker to the kernel: `trait Kernel`, and behind it io_uring (the second home of `unsafe`) and epoll | `sys`, `base` |
-//! | [`config`] | the file, the complaints about it, the immutable plan it compiles to, and the ledgers that outlive a plan | `base` |
+//! | [`proxy_protocol`] | the header that tells a server whose connection it is: pure | – |
+//! | [`config`] | the file, the complaints about it, the immutable plan it compiles to, and the ledgers that outlive a plan | `proxy_protocol`, `base` |
 //! | [`health`] | what to ask a server, what its answers mean (with the client of MySQL, and roles), when to ask again: no clock or socket | `config`, `base` |
 //! | [`balance`] | which server gets the next session: pure, no clock, socket, lock or allocation | `config`, `base` |
-//! | [`dataplane`] | a worker: the loop, the shard that decides everything, sessions, pumps, pipes, drain, mail | `balance`, `kernel`, `config`, `sys`, `base` |
+//! | [`dataplane`] | a worker: the loop, the shard that decides everything, sessions, pumps, pipes, drain, mail | `balance`, `kernel`, `config`, `proxy_protocol`, `sys`, `base` |
 //! | [`observe`] | what an operator sees: access log, metrics, status | `dataplane`, `health`, `config`, `sys`, `base` |
 //! | [`control`] | boot, signals, reload, the fleet of workers, the admin server | everything above |
 //! | [`cli`] | one file a verb | everything above |
@@ -47,4 +48,5 @@ pub mod dataplane;
 pub mod health;
 pub mod kernel;
 pub mod observe;
+pub mod proxy_protocol;
 pub mod sys;

@@ -12,6 +12,7 @@ use ringway::config::ledger::Standing;
 use ringway::config::overlay::{Newcomer, Overlay, Setting, Sheet, lay};
 use ringway::config::plan::{Kind, Policy};
 use ringway::config::{Complaints, Draft, diff, parse};
+use ringway::proxy_protocol::Version;
 
 /// The environment of every test.
 fn environment(name: &str) -> Option<String> {
@@ -380,6 +381,25 @@ fn a_pool_for_databases_has_other_defaults() {
 }
 
 #[test]
+fn checks_send_the_header_of_their_pool() {
+    let text = read(Path::new("tests/config/right/send-proxy.toml"));
+    let plan = parse("t", &text, &environment).expect("right").compile(&mut Registry::new(1), None);
+    let sent: Vec<_> = plan
+        .pools
+        .iter()
+        .map(|pool| (&*pool.name, pool.terms.send_proxy, pool.care.check.as_ref().and_then(|check| check.send_proxy)))
+        .collect();
+    let (v1, v2) = (Some(Version::V1), Some(Version::V2));
+    assert_eq!(
+        sent,
+        [("elsewhere", v1, None), ("only-checks", None, v1), ("silent", v1, None), ("told", v1, v2), ("web", v2, v2)]
+    );
+    let other = text.replace("send_proxy = \"off\"\ncheck", "send_proxy = \"v2\"\ncheck");
+    let other = parse("t", &other, &environment).expect("right").compile(&mut Registry::new(1), Some(&plan));
+    assert_eq!(diff::diff(&plan, &other).to_string(), "~ pool only-checks: send_proxy \"off\" → \"v2\"\n");
+}
+
+#[test]
 fn a_rate_has_a_burst_of_a_tenth_of_a_second() {
     let text = read(Path::new("tests/config/right/connect-rate.toml"));
     let plan = parse("t", &text, &environment).expect("right").compile(&mut Registry::new(1), None);
@@ -547,7 +567,16 @@ fn check_tells_and_exits() {
     let (code, _, err) = ringway(&["check", "-c", "tests"]);
     assert_eq!(code, Some(78), "{err}");
 
+    // What the machine lacks may be there where the file is meant for.
     let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("mysql.toml");
+    let text = read(Path::new("tests/config/right/mysql-roles.toml"));
+    fs::write(&path, text.replace("/etc/ringway", &folder.path().to_string_lossy())).expect("own folder");
+    let (code, out, err) = ringway(&["check", "--quiet", &path.to_string_lossy()]);
+    assert_eq!((code, out.as_str()), (Some(0), ""));
+    assert!(err.starts_with("ringway: warning: servers of pool db could not be checked here: "), "{err}");
+    assert!(err.contains("/lbcheck.password: no such file or directory\n"), "{err}");
+
     let path = folder.path().join("latin1.toml");
     fs::write(&path, b"# ok\n# gr\xfc\xdfe\n").expect("a file");
     let (code, _, err) = ringway(&["check", "-c", &path.to_string_lossy()]);

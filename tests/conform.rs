@@ -40,6 +40,8 @@ mod greeting;
 #[allow(dead_code)]
 #[path = "sim/hatch.rs"]
 mod hatch;
+#[path = "sim/header.rs"]
+mod header;
 #[path = "sim/kernel.rs"]
 mod kernel;
 #[allow(dead_code)]

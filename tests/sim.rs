@@ -13,9 +13,10 @@
 //! That the simulated kernel behaves like a real one is held by `tests/conform.rs`.
 //!
 //! Files: `world` (sockets, queues, pipes, what will happen when) · `socket` (a TCP connection's corners) · `peer` (the far
-//! ends) · `greeting` (what a MySQL server says first) · `flight` (requests and their events) · `kernel` (the trait) · `hatch` (how sockets come to a worker) · `scene` (configurations) · `faults` (what goes
-//! wrong in a run) · `oracle` (what must hold), `waiting` (the same of queues), `roles` (of MySQL servers that have roles),
-//! `books` (what is counted) · `run` (the loop and the life of a run).
+//! ends) · `greeting` (what a MySQL server says first) · `header` (what a server is told first) · `flight` (requests and their
+//! events) · `kernel` (the trait) · `hatch` (how sockets come to a worker) · `scene` (configurations) · `faults` (what goes wrong
+//! in a run) · `oracle` (what must hold), `waiting` (the same of queues), `roles` (of MySQL servers that have roles), `books`
+//! (what is counted) · `run` (the loop and the life of a run).
 //!
 //! A seed that found something becomes a test of its own at the end of this file.
 
@@ -29,6 +30,8 @@ mod flight;
 mod greeting;
 #[path = "sim/hatch.rs"]
 mod hatch;
+#[path = "sim/header.rs"]
+mod header;
 #[path = "sim/kernel.rs"]
 mod kernel;
 #[path = "sim/oracle.rs"]
@@ -197,4 +200,19 @@ fn seed_258_a_connection_was_handed_to_a_worker_that_had_left() {
 #[test]
 fn seed_42_a_reset_behind_a_fin_was_missed_at_the_budget() {
     tell(Kind::Plain, 42, TAIL);
+}
+
+#[test]
+fn seed_15196_two_workers_called_each_other_without_end() {
+    tell(Kind::Roles, 15196, TAIL);
+}
+
+#[test]
+fn seed_26292_a_call_did_not_reach_those_who_went_by_an_older_plan() {
+    tell(Kind::Roles, 26292, TAIL);
+}
+
+#[test]
+fn seed_15716_whoever_waited_behind_an_older_plan_was_not_served_in_time() {
+    tell(Kind::Plain, 15716, TAIL);
 }

@@ -11,17 +11,21 @@ use ringway::base::limits::TABLE;
 use ringway::dataplane::ending::{Ending, Refusal};
 
 /// Room → rooms it may use. `src/lib.rs` shows the same table to its reader; a test below holds them together.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("base", &[]),
     ("sys", &["base"]),
     ("kernel", &["sys", "base"]),
-    ("config", &["base"]),
+    ("proxy_protocol", &[]),
+    ("config", &["proxy_protocol", "base"]),
     ("health", &["config", "base"]),
     ("balance", &["config", "base"]),
-    ("dataplane", &["balance", "kernel", "config", "sys", "base"]),
+    ("dataplane", &["balance", "kernel", "config", "proxy_protocol", "sys", "base"]),
     ("observe", &["dataplane", "health", "config", "sys", "base"]),
-    ("control", &["base", "sys", "kernel", "config", "health", "balance", "dataplane", "observe"]),
-    ("cli", &["base", "sys", "kernel", "config", "health", "balance", "dataplane", "observe", "control"]),
+    ("control", &["base", "sys", "kernel", "proxy_protocol", "config", "health", "balance", "dataplane", "observe"]),
+    (
+        "cli",
+        &["base", "sys", "kernel", "proxy_protocol", "config", "health", "balance", "dataplane", "observe", "control"],
+    ),
 ];
 
 /// Where `unsafe` may be written.

@@ -11,18 +11,25 @@ use super::keys::{self, Keys};
 use super::limits;
 use super::mysql;
 use super::plan::{Care, Check, CheckPace, Eject, HttpQuestion, HttpTls, Kind, OnDown, Question, Verify};
-use super::print::{duration, string};
+use super::pools::send_proxy;
+use super::print::{self, duration, string};
 use super::read::{Reader, Section, Value, kind, tick};
 use super::value;
+use crate::proxy_protocol::Version;
 
-/// Reads all of them, and where `check` was given.
-pub(super) fn care(reader: &mut Reader<'_>, section: &Section<'_, '_>, pool: Kind) -> (Care, Option<At>, bool) {
+/// Reads all of them, and where `check` was given. `sends` is what servers of the pool are told first.
+pub(super) fn care(
+    reader: &mut Reader<'_>,
+    section: &Section<'_, '_>,
+    pool: Kind,
+    sends: Option<Version>,
+) -> (Care, Option<At>, bool) {
     let mut care = Care { eject: Some(limits::EJECT_DEFAULT), ..Care::default() };
     let mut check_at = None;
     let mut check_off = false;
     if let Some(value) = section.table.get("check") {
         check_off = matches!(value.get_ref(), DeValue::String(text) if text == "off");
-        care.check = if check_off { None } else { check(reader, value) };
+        care.check = if check_off { None } else { check(reader, value, sends) };
         check_at = Some(value.span());
     }
     if let Some(value) = section.table.get("eject") {
@@ -96,7 +103,7 @@ const TYPES: [(&str, &[&str]); 4] = [
     ("mysql", mysql::CHECK_KEYS),
 ];
 
-fn check(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Check> {
+fn check(reader: &mut Reader<'_>, value: &Value<'_>, sends: Option<Version>) -> Option<Check> {
     const HELP: &str = "write { type = \"tcp\" }, or { type = \"http\", path = \"/healthz\" }";
     let section = inline(reader, "check", value, &keys::CHECK, HELP)?;
     let Some(written) = section.table.get("type") else {
@@ -124,6 +131,10 @@ fn check(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Check> {
         reader.check(&text.at, value::ip(&text.value)).map(|address| address.value)
     });
     let port = reader.count(&section, "port", limits::PORT).and_then(|port| u16::try_from(port.value).ok());
+    // Whoever answers for a server elsewhere is another program, and perhaps takes no header: HAProxy's checks send none then.
+    let is_elsewhere = section.table.contains_key("address") || section.table.contains_key("port");
+    let usual = if is_elsewhere { None } else { sends };
+    let send_proxy = send_proxy(reader, &section).unwrap_or(usual);
     let mut roles = None;
     let question = match word {
         "mysql" => {
@@ -135,7 +146,7 @@ fn check(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Check> {
         "send-expect" => send_expect(reader, &section)?,
         _ => Question::Tcp,
     };
-    Some(Check { question, address, port, pace, roles })
+    Some(Check { question, address, port, send_proxy, pace, roles })
 }
 
 /// Refuses keys that belong to another type.
@@ -352,9 +363,9 @@ pub(super) fn print_eject(eject: Option<Eject>) -> String {
     format!("{{ failures = {failures}, for = {}, max_for = {} }}", duration(for_ms), duration(for_ms_max))
 }
 
-/// `check` as its value in the file; `None` when there is none.
-pub(super) fn print_check(check: Option<&Check>) -> Option<String> {
-    let Check { question, address, port, pace, roles } = check?;
+/// `check` as its value in the file, in a pool that sends its servers such headers; `None` when there is none.
+pub(super) fn print_check(check: Option<&Check>, sends: Option<Version>) -> Option<String> {
+    let Check { question, address, port, send_proxy, pace, roles } = check?;
     let mut parts = Vec::new();
     match question {
         Question::Mysql(question) => parts.extend(mysql::print(question, roles.as_ref())),
@@ -376,6 +387,9 @@ pub(super) fn print_check(check: Option<&Check>) -> Option<String> {
     }
     parts.extend(address.map(|address: IpAddr| format!("address = \"{address}\"")));
     parts.extend(port.map(|port| format!("port = {port}")));
+    if sends.is_some() || send_proxy.is_some() {
+        parts.push(format!("send_proxy = \"{}\"", print::send_proxy(*send_proxy)));
+    }
     let CheckPace { interval_ms, fast_ms, timeout_ms, rise, fall } = *pace;
     let [interval, fast, timeout] = [interval_ms, fast_ms, timeout_ms].map(duration);
     parts.push(format!("interval = {interval}, fast_interval = {fast}, timeout = {timeout}"));

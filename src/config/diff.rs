@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::base::words::many;
+
 use super::checks::{print_check, print_eject};
 use super::ledger::Standing;
 use super::plan::{Address, Care, Listener, Plan, Pool, RoleWish, Server, Terms};
@@ -265,7 +267,7 @@ fn pool(old: Option<&Pool>, new: Option<&Pool>) -> Option<PoolDiff> {
     (!same).then(|| PoolDiff { name: either.name.to_string(), change, settings, servers, reordered })
 }
 
-fn pool_settings(pool: &Pool) -> [(&'static str, String); 16] {
+fn pool_settings(pool: &Pool) -> [(&'static str, String); 17] {
     // Taking it apart makes a new term fail to compile until it is compared.
     let Terms {
         connect_ms,
@@ -277,6 +279,7 @@ fn pool_settings(pool: &Pool) -> [(&'static str, String); 16] {
         keepalive,
         user_timeout_ms,
         queue,
+        send_proxy,
     } = &pool.terms;
     let Care { check, eject, fail_open, on_down } = &pool.care;
     let sources: Vec<String> = sources.iter().map(|ip| format!("\"{ip}\"")).collect();
@@ -292,7 +295,8 @@ fn pool_settings(pool: &Pool) -> [(&'static str, String); 16] {
         ("keepalive", print::keepalive(*keepalive)),
         ("user_timeout", print::duration(*user_timeout_ms)),
         ("queue", print::queue(*queue)),
-        ("check", print_check(check.as_ref()).unwrap_or_else(none)),
+        ("send_proxy", print::string(print::send_proxy(*send_proxy))),
+        ("check", print_check(check.as_ref(), *send_proxy).unwrap_or_else(none)),
         ("eject", print_eject(*eject)),
         ("fail_open", fail_open.to_string()),
         ("on_down", print::string(on_down.name())),
@@ -422,10 +426,9 @@ impl fmt::Display for ListenerDiff {
 
 impl fmt::Display for PoolDiff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let many = |n: usize| format!("{n} server{}", if n == 1 { "" } else { "s" });
         match self.change {
-            Change::Added => writeln!(f, "+ pool {}: {}", self.name, many(self.servers.len()))?,
-            Change::Removed => writeln!(f, "- pool {}: {}", self.name, many(self.servers.len()))?,
+            Change::Added => writeln!(f, "+ pool {}: {}", self.name, many(self.servers.len(), "server"))?,
+            Change::Removed => writeln!(f, "- pool {}: {}", self.name, many(self.servers.len(), "server"))?,
             Change::Changed => {}
         }
         if !self.settings.is_empty() {

@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use toml::de::DeTable;
 
+use crate::base::words::many;
+
 use super::complaints::{At, Complaints, Located};
 use super::ledger::Standing;
 use super::limits::FILE_BYTES_MAX;
-use super::plan::{Address, Admin, Care, ConnectRate, Global, Kind, Log, Policy, RoleWish, Terms};
+use super::plan::{Address, Admin, Care, ConnectRate, Global, Kind, Log, Policy, Question, RoleWish, Terms};
 use super::read::Reader;
 use super::{rules, sections, syntax};
 
@@ -106,9 +108,13 @@ impl Draft {
 
     /// How much it configures: `2 listeners, 1 pool, 3 servers`.
     pub fn summary(&self) -> String {
-        let servers = self.pools.iter().map(|pool| pool.servers.len()).sum();
-        let many = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+        let servers: usize = self.pools.iter().map(|pool| pool.servers.len()).sum();
         [many(self.listeners.len(), "listener"), many(self.pools.len(), "pool"), many(servers, "server")].join(", ")
+    }
+
+    /// What servers are asked, with the names of their pools.
+    pub fn questions(&self) -> impl Iterator<Item = (&str, &Question)> {
+        self.pools.iter().filter_map(|pool| Some((&*pool.name.value, &pool.care.check.as_ref()?.question)))
     }
 
     /// What an overlay has changed: `1 added, 2 removed`, with `, 1 set` if any is; `None`: nothing.

@@ -47,8 +47,9 @@ pub(super) const POOL: Keys = Keys {
         "eject",
         "fail_open",
         "on_down",
+        "send_proxy",
     ],
-    later: &["send_proxy"],
+    later: &[],
 };
 pub(super) const SERVER: Keys = Keys {
     place: "an entry of `servers`",
@@ -77,6 +78,7 @@ pub(super) const CHECK: Keys = Keys {
         "fall",
         "address",
         "port",
+        "send_proxy",
         "send",
         "send_hex",
         "expect",

@@ -11,6 +11,7 @@ use super::ledger::{ListenerLedger, PoolLedger, ServerLedger, Standing};
 
 use crate::base::bucket::Rate;
 pub use crate::base::limits::{SERVERS_MAX, WEIGHT_MAX, WORKERS_MAX};
+use crate::proxy_protocol::Version;
 
 /// A whole configuration, ready to run.
 #[derive(Debug)]
@@ -261,6 +262,8 @@ pub struct Terms {
     pub user_timeout_ms: u32,
     /// How sessions wait when every server is full.
     pub queue: Queue,
+    /// Servers are told first whose connection it is, in this version of the PROXY protocol; `None`: they are not.
+    pub send_proxy: Option<Version>,
 }
 
 /// `pools.*.queue`.
@@ -315,6 +318,8 @@ pub struct Check {
     pub address: Option<std::net::IpAddr>,
     /// Ask at this port instead of the server's.
     pub port: Option<u16>,
+    /// Whoever is asked is told first that it is us, in this version of the PROXY protocol; `None`: he does not want to know.
+    pub send_proxy: Option<Version>,
     /// How often, and what a result means.
     pub pace: CheckPace,
     /// What follows from the roles that servers say they have; of [`Question::Mysql`] only.

@@ -11,9 +11,11 @@ use super::keys;
 use super::ledger::Standing;
 use super::limits;
 use super::plan::{Address, ConnectRate, Keepalive, Kind, Policy, Queue, Terms};
+use super::print;
 use super::read::{Reader, Section, Value, kind};
 use super::sections::{Seen, meant, named};
 use super::value;
+use crate::proxy_protocol::Version;
 
 /// Reads all of them.
 pub(super) fn pools(reader: &mut Reader<'_>, root: &Section<'_, '_>, seen: &mut Seen) -> Vec<PoolDraft> {
@@ -38,7 +40,7 @@ pub(super) fn pools(reader: &mut Reader<'_>, root: &Section<'_, '_>, seen: &mut 
         let (terms, sources_at) = terms(reader, &section, kind);
         let slow_start = reader.duration(&section, "slow_start", &limits::SLOW_START);
         let queue_at = section.table.get("queue").map_or(section.at.clone(), |value| value.span());
-        let (care, check_at, check_off) = care(reader, &section, kind);
+        let (care, check_at, check_off) = care(reader, &section, kind, terms.send_proxy);
         let servers_at = section.table.get("servers").map_or(section.at.clone(), |value| value.span());
         list.push(PoolDraft {
             name,
@@ -88,6 +90,7 @@ fn terms(reader: &mut Reader<'_>, section: &Section<'_, '_>, kind: Kind) -> (Ter
         keepalive: Some(limits::KEEPALIVE_DEFAULT),
         user_timeout_ms: duration("user_timeout", &limits::USER_TIMEOUT),
         queue: Queue { limit: 0, timeout_ms: limits::QUEUE_TIMEOUT.default },
+        send_proxy: send_proxy(reader, section).unwrap_or(None),
     };
     let attempts = reader.count(section, "connect_attempts", limits::CONNECT_ATTEMPTS);
     if let Some(attempts) = attempts.and_then(|count| u8::try_from(count.value).ok()) {
@@ -108,6 +111,12 @@ fn terms(reader: &mut Reader<'_>, section: &Section<'_, '_>, kind: Kind) -> (Ter
         }
     }
     (terms, sources_at)
+}
+
+/// `send_proxy` of a pool or a check; `None` when it does not say.
+pub(super) fn send_proxy(reader: &mut Reader<'_>, section: &Section<'_, '_>) -> Option<Option<Version>> {
+    let words = [None, Some(Version::V1), Some(Version::V2)].map(|version| (print::send_proxy(version), version));
+    reader.choice(section, "send_proxy", &words, &[])
 }
 
 fn queue(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Queue> {

@@ -10,6 +10,7 @@ use super::draft::{Draft, PoolDraft, ServerDraft};
 use super::ledger::Standing;
 use super::plan::{ConnectRate, Engine, Keepalive, Kind, LogFormat, LogTarget, Per, Policy, Queue, Workers};
 use super::value::{duration_text, unexpanded};
+use crate::proxy_protocol::Version;
 
 impl Draft {
     /// The effective configuration as TOML.
@@ -114,9 +115,10 @@ fn write_pool(out: &mut String, pool: &PoolDraft) -> std::fmt::Result {
     writeln!(out, "keepalive = {}", keepalive(terms.keepalive))?;
     writeln!(out, "user_timeout = {}", duration(terms.user_timeout_ms))?;
     writeln!(out, "queue = {}", queue(terms.queue))?;
+    writeln!(out, "send_proxy = \"{}\"", send_proxy(terms.send_proxy))?;
     writeln!(out, "slow_start = {}", duration(pool.slow_start_ms))?;
     let care = &pool.care;
-    match print_check(care.check.as_ref()) {
+    match print_check(care.check.as_ref(), terms.send_proxy) {
         Some(check) => writeln!(out, "check = {check}")?,
         None => writeln!(out, "check = \"off\"")?,
     }
@@ -156,6 +158,11 @@ pub(super) fn connect_rate(rate: ConnectRate) -> String {
 /// `queue` as its value in the file.
 pub(super) fn queue(queue: Queue) -> String {
     format!("{{ limit = {}, timeout = {} }}", queue.limit, duration(queue.timeout_ms))
+}
+
+/// `send_proxy`: its word in the file.
+pub(super) fn send_proxy(version: Option<Version>) -> &'static str {
+    version.map_or("off", Version::name)
 }
 
 /// `keepalive` as its value in the file.

@@ -11,6 +11,7 @@ use crate::balance::{self, Caller, Pick, Tried};
 use crate::base::slab::Key;
 use crate::config::plan::{Kind, Listener, Terms};
 use crate::kernel::{Close, ConnectOptions, Errno, Kernel, Request, Sock};
+use crate::proxy_protocol::{Ends, Header};
 
 /// What to do after a connect failed.
 enum Next {
@@ -92,6 +93,10 @@ impl Shard {
             self.free_if_quiet(key);
             return;
         };
+        if result.is_ok() && is_nobody(session, kernel) {
+            let errno = kernel.error(session.client).unwrap_or(Errno::ECONNRESET);
+            return self.end(key, Ending::ClientGone, errno as i32, now, kernel);
+        }
         // Cancelled because its server lost the role, and connected all the same: whoever sent it away does not look again.
         let stays = if late && has_lost_its_role(session) { Err(Errno::ECANCELED) } else { Ok(()) };
         let spoken = match result.and(stays).and_then(|()| speak(session, &mut self.tools, kernel)) {
@@ -113,11 +118,11 @@ impl Shard {
         }
         session.listener.pool.ledger.tally.of(index).connect.record(u64::from(us));
         if let (true, Some(sock)) = (access, session.server) {
-            session.life.local_port = kernel.local_port(sock);
+            session.life.local_port = kernel.local(sock).map_or(0, |address| address.port());
         }
         match session.listener.pool.kind {
             Kind::Tcp => self.relay_begins(key, spoken, now, kernel),
-            Kind::Mysql => self.await_greeting(key, now, kernel),
+            Kind::Mysql => self.await_greeting(key, spoken, now, kernel),
         }
     }
 
@@ -133,7 +138,7 @@ impl Shard {
         }
         // The server may speak first: it must learn of the connection even if the client has nothing to say yet.
         if let Some(session) = self.sessions.of(key)
-            && let (Phase::Relaying, 0, Some(server)) = (session.phase, session.up.moved, session.server)
+            && let (Phase::Relaying, true, Some(server)) = (session.phase, session.up.is_silent(), session.server)
         {
             kernel.acknowledge(server);
         }
@@ -337,19 +342,42 @@ fn has_lost_its_role(session: &Session) -> bool {
     session.listener.role.is_some_and(|role| chosen.is_some_and(|server| !server.ledger.suits(role)))
 }
 
-/// Makes sure of a connect that went well by passing on what the client has said meanwhile: a server that takes some of it is
-/// connected, and nobody need ask. What it does not take is kept for another. `None`: nothing has been passed on yet.
+/// Whether a server is to be told who the client is, and nobody knows any more: its connection is gone. Told nothing, the server
+/// would take what the client has said before for our own words.
+fn is_nobody(session: &mut Session, kernel: &mut impl Kernel) -> bool {
+    if session.terms().send_proxy.is_none() {
+        return false;
+    }
+    session.life.peer = session.life.peer.or_else(|| kernel.peer(session.client));
+    session.life.peer.is_none() && kernel.local(session.client).is_some()
+}
+
+/// Makes sure of a connect that went well by passing on what the client has said meanwhile, behind the header that says whose
+/// connection it is, if the pool sends one: a server that takes some of it is connected, and nobody need ask. What it does not
+/// take is kept for another. `None`: nothing has been passed on yet.
 fn speak(session: &mut Session, tools: &mut Tools, kernel: &mut impl Kernel) -> Result<Option<Run>, Errno> {
-    let waits = session.up.readable || session.up.is_blocked();
-    let (Kind::Tcp, true, Some(server)) = (session.listener.pool.kind, waits, session.server) else {
-        return truly_connected(session, None, kernel).map(|()| None);
+    let Some(server) = session.server else { return Ok(None) };
+    // A server that speaks first gets nothing of the client's before.
+    let waits = session.listener.pool.kind == Kind::Tcp && (session.up.readable || session.up.is_blocked());
+    let run = match session.terms().send_proxy {
+        None if !waits => return truly_connected(session, None, kernel).map(|()| None),
+        None => session.up.drive(session.client, server, tools, kernel),
+        Some(version) => {
+            let header = Header::of_client(version, ends(session, kernel));
+            let client = waits.then_some(session.client);
+            session.up.introduce(&header, client, server, tools, kernel)
+        }
     };
-    let run = session.up.drive(session.client, server, tools, kernel);
-    if run.moved == 0 {
+    if run.sent == 0 {
         let said = if let Stop::SinkFault(errno) = run.stop { Some(errno) } else { None };
         truly_connected(session, said, kernel)?;
     }
     Ok(Some(run))
+}
+
+/// The client's connection, as its client sees it; `None` if it is a unix socket's.
+fn ends(session: &Session, kernel: &mut impl Kernel) -> Option<Ends> {
+    Some(Ends { source: session.life.peer?, destination: kernel.local(session.client)? })
 }
 
 /// Whether a connect that went well did. An ICMP error that arrives while the kernel holds the socket's lock makes it

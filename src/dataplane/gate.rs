@@ -2,19 +2,21 @@
 //!
 //! In MySQL's protocol the server speaks first. A server that is full, shutting down or at odds with this host accepts the
 //! connection all the same, and says so in its first packet, or hangs up, or says nothing. Nothing has gone either way by
-//! then, so the session can go on to another server without the client's noticing. From the first packet on the relay is
-//! the same as everywhere: what was read of the server is the residue of the direction down.
+//! then but the header that tells a server whose connection it is (`send_proxy`), which each is sent, so the session can go on to
+//! another without the client's noticing. From the first packet on the relay is the same as everywhere: what was read of the
+//! server is the residue of the direction down.
 //!
 //! The packet: three bytes of length (little end first), one of sequence, the payload. A payload that begins with 0xff is
 //! an error: two bytes of number, then text (MySQL's internals manual, "Protocol::Packet", "ERR_Packet"; MariaDB's
 //! knowledge base, "Connecting").
 
 use super::ending::{Ending, GreetingError};
+use super::pump::{Run, Stop};
 use super::session::{Direction, Phase, Role, Side};
 use super::shard::{Shard, fault, ms};
 use crate::base::limits::GREETING_MAX;
 use crate::base::slab::Key;
-use crate::kernel::{Close, Errno, Interest, Kernel, Request};
+use crate::kernel::{Close, Errno, Kernel, Request};
 
 /// Bytes of a packet before its payload.
 const HEADER: usize = 4;
@@ -33,19 +35,55 @@ enum Verdict {
 }
 
 impl Shard {
-    /// A server that speaks first is connected: wait for its first packet.
-    pub(super) fn await_greeting(&mut self, key: Key, now: u64, kernel: &mut impl Kernel) {
+    /// A server that speaks first is connected: wait for its first packet. It may have to be told first whose connection it is;
+    /// `spoken` is how that went.
+    pub(super) fn await_greeting(&mut self, key: Key, spoken: Option<Run>, now: u64, kernel: &mut impl Kernel) {
         let Some(session) = self.sessions.of(key) else { return };
         session.phase = Phase::Greeting;
         self.wheel.set(key.index, now + ms(session.terms().connect_ms));
-        if let Some(server) = session.server {
+        if let (Some(server), true) = (session.server, session.up.is_silent()) {
             kernel.acknowledge(server);
         }
         self.watch(key, Role::ReadServer, kernel);
+        if let Some(Run { stop, .. }) = spoken {
+            self.introduced(key, stop, now, kernel);
+        }
+    }
+
+    /// A server that is to greet has been sent its header, or some of it.
+    fn introduced(&mut self, key: Key, stop: Stop, now: u64, kernel: &mut impl Kernel) {
+        match stop {
+            Stop::Full => self.watch(key, Role::WriteServer, kernel),
+            Stop::SinkFault(errno) => match fault(Side::Server, errno) {
+                Ending::ServerReset => {
+                    // What it said before it went is still to be heard.
+                    let Some(session) = self.sessions.of(key) else { return };
+                    session.life.doomed = Some((Ending::ServerReset, errno as i32));
+                    session.up.abandon(&mut self.tools, kernel);
+                }
+                Ending::PeerVanished => self.part(key, GreetingError::Timeout, errno as i32, now, kernel),
+                ending => self.end(key, ending, errno as i32, now, kernel),
+            },
+            Stop::Drained | Stop::Budget | Stop::Ended | Stop::SourceFault(_) => {}
+        }
+    }
+
+    /// Sends what a server that is to greet has not taken of its header; whether its greeting is still waited for.
+    fn introduce_further(&mut self, key: Key, now: u64, kernel: &mut impl Kernel) -> bool {
+        let Some(session) = self.sessions.of(key) else { return false };
+        if let (true, Some(server)) = (session.up.is_blocked(), session.server)
+            && let Err(stop) = session.up.flush(server, &mut self.tools, kernel)
+        {
+            self.introduced(key, stop, now, kernel);
+        }
+        self.sessions.of(key).is_some_and(|session| session.phase == Phase::Greeting)
     }
 
     /// The server has said something, or ended.
     pub(super) fn greeted(&mut self, key: Key, now: u64, kernel: &mut impl Kernel) {
+        if !self.introduce_further(key, now, kernel) {
+            return;
+        }
         let verdict = loop {
             let Some(session) = self.sessions.of(key) else { return };
             let Some(server) = session.server else { return };
@@ -114,28 +152,32 @@ impl Shard {
         }
         session.down.abandon(&mut self.tools, kernel);
         session.down = Default::default();
+        // Nothing of the client's: the header that was for this server.
+        session.up.abandon(&mut self.tools, kernel);
         session.life.doomed = None;
         session.life.connect_us = None;
         session.life.local_port = 0;
         session.phase = Phase::Parting { ending: error.ending(), errno };
-        let watched = session.in_flight.has(Role::ReadServer);
-        if let Some(server) = session.server.take() {
-            if watched {
-                kernel.cancel(Request::Watch(Interest::Readable), server, Role::ReadServer.token(key));
+        for role in [Role::ReadServer, Role::WriteServer] {
+            if let (Some((server, interest)), true) = (session.watched(role), session.in_flight.has(role)) {
+                kernel.cancel(Request::Watch(interest), server, role.token(key));
             }
+        }
+        if let Some(server) = session.server.take() {
             kernel.close(server, Close::Clean);
         }
         self.wheel.clear(key.index);
         self.let_go(key, kernel);
-        if !watched {
-            self.parted(key, now, kernel);
-        }
+        self.parted(key, now, kernel);
     }
 
-    /// Nothing more can be said of the server that was let go: on to another, or to the end.
+    /// On to another server, or to the end, if nothing more can be said of the one that was let go.
     pub(super) fn parted(&mut self, key: Key, now: u64, kernel: &mut impl Kernel) {
         let Some(session) = self.sessions.of(key) else { return };
         let Phase::Parting { ending, errno } = session.phase else { return };
+        if session.in_flight.has(Role::ReadServer) || session.in_flight.has(Role::WriteServer) {
+            return;
+        }
         if session.life.tried.count() < session.terms().connect_attempts {
             self.choose(key, Some((ending, errno)), now, kernel);
         } else {

@@ -20,9 +20,16 @@ use super::gather::Flow;
 use super::pipes::Pipes;
 use crate::base::limits::{BUDGET, BUFFER, SPILLS_IDLE_MAX};
 use crate::kernel::{Errno, Kernel, Pipe, Sock};
+use crate::proxy_protocol::{HEADER_MAX, Header};
 
 /// Small splices in a row that end a spell of splicing. One is often only the edge of a segment.
 const SMALL_MAX: u8 = 3;
+
+/// In [`Pump::header`]: the receiver has all of it.
+const TAKEN: u8 = u8::MAX;
+
+const _: () = assert!(HEADER_MAX < TAKEN as usize && HEADER_MAX < BUFFER, "a pump counts a header in a byte");
+const _: () = assert!(size_of::<Pump>() <= 64, "every session has two");
 
 /// One direction of a session.
 #[derive(Debug, Default)]
@@ -39,8 +46,10 @@ pub struct Pump {
     pub readable: bool,
     /// Waits for its turn because the budget was used up.
     pub queued: bool,
-    /// Bytes the receiver's socket has taken.
+    /// Bytes of the sender that the receiver's socket has taken.
     pub moved: u64,
+    /// Bytes at the front of the residue that are not the sender's: what the receiver has not taken of a header. Or [`TAKEN`].
+    header: u8,
     /// Whether it is a stream, and how its source is listened to.
     pub flow: Flow,
 }
@@ -85,8 +94,10 @@ pub enum Stop {
 pub struct Run {
     /// Why it stopped.
     pub stop: Stop,
-    /// Bytes the receiver's socket has taken meanwhile.
+    /// Bytes of the sender that the receiver's socket has taken meanwhile.
     pub moved: u64,
+    /// The same with those of a header.
+    pub sent: u64,
 }
 
 /// What a worker lends its pumps.
@@ -108,9 +119,76 @@ impl Pump {
     /// Moves bytes from `from` to `to` until one of them stops it.
     #[inline]
     pub fn drive(&mut self, from: Sock, to: Sock, tools: &mut Tools, kernel: &mut impl Kernel) -> Run {
-        let before = self.moved;
+        let (before, header_before) = (self.moved, self.header_left());
         let stop = self.run(from, to, tools, kernel);
-        Run { stop, moved: self.moved - before }
+        let moved = self.moved - before;
+        Run { stop, moved, sent: moved + (header_before - self.header_left()) as u64 }
+    }
+
+    /// Sends `header` to a receiver that has just been connected, before all else; and in one piece with what `from` has said by
+    /// now, if that is to go as well: a receiver may want all of the header at once (PROXY protocol, §2). What has been
+    /// kept from a receiver that came to nothing follows, without the header that was for him.
+    pub fn introduce(
+        &mut self,
+        header: &Header,
+        from: Option<Sock>,
+        to: Sock,
+        tools: &mut Tools,
+        kernel: &mut impl Kernel,
+    ) -> Run {
+        let before = self.moved;
+        let keeps = self.ahead().len() > self.header_left();
+        self.put_first(header, tools);
+        let stop = match from {
+            Some(from) if keeps || self.ended => self.run(from, to, tools, kernel),
+            Some(from) => self.begin(from, to, BUFFER - header.len(), tools, kernel),
+            None => self.flush(to, tools, kernel).err().unwrap_or(Stop::Drained),
+        };
+        let moved = self.moved - before;
+        Run { stop, moved, sent: moved + (header.len() - self.header_left()) as u64 }
+    }
+
+    /// Makes `header` the first of the residue, in the place of what is left of another.
+    fn put_first(&mut self, header: &Header, tools: &mut Tools) {
+        let left = self.header_left();
+        self.header = header.len() as u8;
+        match &mut self.residue {
+            Residue::None => {
+                let mut bytes = tools.spills.pop().unwrap_or_default();
+                bytes.extend_from_slice(header);
+                self.residue = Residue::Spilled { bytes, from: 0 };
+            }
+            Residue::Spilled { bytes, from } => {
+                bytes.splice(..*from + left, header.iter().copied());
+                *from = 0;
+            }
+            Residue::Piped { .. } => {
+                debug_assert!(false, "only a receiver that has taken bytes is spliced to, and he is the last");
+                self.header = 0;
+            }
+        }
+    }
+
+    /// Bytes of a header that the receiver has still to take.
+    fn header_left(&self) -> usize {
+        if self.header == TAKEN { 0 } else { usize::from(self.header) }
+    }
+
+    /// Reads at most `most` bytes, sends them behind what is to be sent before, and runs on if there may be more.
+    fn begin(&mut self, from: Sock, to: Sock, most: usize, tools: &mut Tools, kernel: &mut impl Kernel) -> Stop {
+        let got = match self.read_ahead(from, most, tools, kernel) {
+            Ok(got) => {
+                self.ended = got == 0;
+                got
+            }
+            Err(Errno::EAGAIN) => 0,
+            Err(errno) => return Stop::SourceFault(errno),
+        };
+        match self.flush(to, tools, kernel) {
+            Err(stop) => stop,
+            Ok(()) if got < most && !self.ending && !self.ended => Stop::Drained,
+            Ok(()) => self.run(from, to, tools, kernel),
+        }
     }
 
     fn run(&mut self, from: Sock, to: Sock, tools: &mut Tools, kernel: &mut impl Kernel) -> Stop {
@@ -184,6 +262,11 @@ impl Pump {
         !matches!(self.residue, Residue::None)
     }
 
+    /// True while the receiver's socket has taken nothing, not even a whole header.
+    pub fn is_silent(&self) -> bool {
+        self.moved == 0 && self.header != TAKEN
+    }
+
     /// True while it carries bulk.
     pub fn is_splicing(&self) -> bool {
         self.mover != Mover::Copy
@@ -196,6 +279,7 @@ impl Pump {
 
     /// Throws the residue away: the session ends before it could be delivered.
     pub fn abandon(&mut self, tools: &mut Tools, kernel: &mut impl Kernel) {
+        self.header = if self.header == TAKEN { TAKEN } else { 0 };
         match std::mem::take(&mut self.residue) {
             Residue::None => {}
             Residue::Spilled { bytes, .. } => tools.keep_spill(bytes),
@@ -203,14 +287,22 @@ impl Pump {
         }
     }
 
-    /// Writes the residue. `Ok` when none is left.
-    fn flush(&mut self, to: Sock, tools: &mut Tools, kernel: &mut impl Kernel) -> Result<(), Stop> {
+    /// Writes the residue, and reads nothing. `Ok` when none is left.
+    ///
+    /// # Errors
+    /// [`Stop::Full`], [`Stop::SinkFault`].
+    pub fn flush(&mut self, to: Sock, tools: &mut Tools, kernel: &mut impl Kernel) -> Result<(), Stop> {
         let taken = match &mut self.residue {
             Residue::None => return Ok(()),
             Residue::Spilled { bytes, from } => written(kernel.send(to, &bytes[*from..]))?,
             Residue::Piped { pipe, held } => written(kernel.pour(pipe, to, *held))?,
         };
-        self.moved += taken as u64;
+        let left = self.header_left();
+        let of_header = taken.min(left);
+        if left > 0 {
+            self.header = if of_header == left { TAKEN } else { (left - of_header) as u8 };
+        }
+        self.moved += (taken - of_header) as u64;
         match &mut self.residue {
             Residue::None => {}
             Residue::Spilled { bytes, from } => {
@@ -250,7 +342,7 @@ impl Pump {
             Err(Errno::EAGAIN) => 0,
             Err(errno) => {
                 // A receiver that has never taken a byte may give way to another, who is to have them all.
-                if self.moved == 0 {
+                if self.is_silent() {
                     self.residue = Residue::Spilled { bytes: tools.spill(0, got), from: 0 };
                 }
                 return Err(Stop::SinkFault(errno));

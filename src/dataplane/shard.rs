@@ -335,7 +335,7 @@ impl Shard {
             Direction::Down => (&mut session.down, server, session.client),
         };
         // What a side says last is sent with its FIN, or not at all.
-        if direction == Direction::Up && pump.moved > 0 && !pump.ending && !session.life.prompt {
+        if direction == Direction::Up && !pump.is_silent() && !pump.ending && !session.life.prompt {
             session.life.prompt = true;
             kernel.send_promptly(server);
         }
@@ -345,10 +345,10 @@ impl Shard {
 
     /// Acts on a run of a pump.
     pub(super) fn driven(&mut self, key: Key, direction: Direction, run: Run, now: u64, kernel: &mut impl Kernel) {
-        let Run { stop, moved } = run;
+        let Run { stop, moved, sent } = run;
         let Some(session) = self.sessions.of(key) else { return };
         if direction == Direction::Up
-            && moved > ONE_SEGMENT
+            && sent > ONE_SEGMENT
             && !session.life.prompt
             && let Some(server) = session.server
         {

@@ -107,8 +107,8 @@ macro_rules! immediate_calls {
             $crate::sys::bytes::unsent(sock.0)
         }
 
-        fn local_port(&mut self, sock: $crate::kernel::Sock) -> u16 {
-            $crate::sys::bytes::local(sock.0).map_or(0, |address| address.port())
+        fn local(&mut self, sock: $crate::kernel::Sock) -> Option<::std::net::SocketAddr> {
+            $crate::sys::bytes::local(sock.0)
         }
 
         fn acknowledge(&mut self, sock: $crate::kernel::Sock) {

@@ -289,8 +289,8 @@ pub trait Kernel: Bell {
     fn peer(&mut self, sock: Sock) -> Option<SocketAddr>;
     /// Bytes sent that the peer has not acknowledged: a reset now would cost it them (`SIOCOUTQ`, tcp(7)).
     fn unsent(&mut self, sock: Sock) -> usize;
-    /// The local port (getsockname(2)); 0 for a unix socket.
-    fn local_port(&mut self, sock: Sock) -> u16;
+    /// The local address (getsockname(2)); `None` for a unix socket.
+    fn local(&mut self, sock: Sock) -> Option<SocketAddr>;
     /// Lets the held-back acknowledgement of a handshake go: there is nothing to send with it.
     fn acknowledge(&mut self, sock: Sock);
     /// Sends small messages at once from now on (`TCP_NODELAY`, tcp(7)), and whatever waits already. Until then only a

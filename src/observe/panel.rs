@@ -210,6 +210,7 @@ pub(crate) mod tests {
             rotation: vec![0, 1],
             table: Vec::new(),
             terms: Terms {
+                send_proxy: None,
                 connect_ms: 3_000,
                 connect_attempts: 3,
                 idle_ms: 300_000,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::base::histogram::{BOUNDS_US, Histogram};
+use crate::base::words::many;
 use crate::config::ledger::PoolTally;
 use crate::config::plan::{Listener, Pool, Server};
 use crate::dataplane::ending::{ConnectResult, Ending};
@@ -383,13 +384,13 @@ impl Status {
     fn heading(&self) -> String {
         let uptime = duration(Duration::from_secs_f64(self.uptime_s.max(0.0)));
         let workers = self.workers.len();
-        let many = if workers == 1 { "" } else { "s" };
         let mut out = format!(
-            "ringway {} (pid {}) {} for {uptime}: {}, {workers} worker{many}, configuration {}\n",
+            "ringway {} (pid {}) {} for {uptime}: {}, {}, configuration {}\n",
             self.version,
             self.pid,
             self.state,
             self.engine(),
+            many(workers, "worker"),
             self.config.generation
         );
         let _ = writeln!(

@@ -71,8 +71,8 @@ fn connect(play: &mut Play) {
     let token = play.token("connect");
     let sock = play.connect(Target::Listens, token);
     play.tell();
-    let port = play.call(|kernel| kernel.local_port(sock));
-    play.note(format!("has a local port: {}", port > 0));
+    let local = play.call(|kernel| kernel.local(sock));
+    play.note(format!("has a local port: {}", local.is_some_and(|address| address.port() > 0)));
     play.error(sock);
     // The first bytes carry the last acknowledgement of the handshake.
     let _ = play.send(sock, 100);

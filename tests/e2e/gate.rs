@@ -26,11 +26,13 @@ fn packet(payload: &[u8]) -> Vec<u8> {
     [&length[..3], &[0], payload].concat()
 }
 
-fn error(number: u16) -> Vec<u8> {
+/// An error packet with this number.
+pub fn error(number: u16) -> Vec<u8> {
     packet(&[&[0xff][..], &number.to_le_bytes(), b"#HY000no"].concat())
 }
 
-fn greeting() -> Vec<u8> {
+/// A greeting like MariaDB's.
+pub fn greeting() -> Vec<u8> {
     packet(b"\x0a5.5.5-10.11.6-MariaDB\0\x01\0\0\0salt")
 }
 

@@ -23,6 +23,7 @@ mod pace;
 mod page;
 mod probe;
 mod prometheus;
+mod proxy_header;
 mod queue;
 mod relay;
 mod reload;

@@ -58,7 +58,7 @@ impl Run {
                 .socks
                 .iter()
                 .filter(|sock| matches!(sock.far, Far::Server { .. }) == servers)
-                .map(|sock| sock.taken)
+                .map(|sock| sock.given())
                 .sum()
         };
         assert_eq!(up, taken(true), "bytes in, as the listeners count them");
@@ -66,7 +66,7 @@ impl Run {
         for (index, target) in world.targets.iter().enumerate() {
             let Some(ledger) = &target.ledger else { continue };
             let served = || world.pairs.iter().filter(|pair| pair.relaying && world.served_by(pair) == Some(index));
-            let up: u64 = served().filter_map(|pair| pair.server).map(|server| world.socks[server].taken).sum();
+            let up: u64 = served().filter_map(|pair| pair.server).map(|server| world.socks[server].given()).sum();
             let down: u64 = served().map(|pair| world.socks[pair.client].taken).sum();
             assert_eq!(ledger.tally.sum(|tally| tally.bytes_in.read()), up, "bytes into server {}", target.name);
             assert_eq!(ledger.tally.sum(|tally| tally.bytes_out.read()), down, "bytes out of server {}", target.name);

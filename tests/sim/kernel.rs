@@ -95,7 +95,7 @@ impl World {
         let relaying = sock.pair.is_some_and(|number| self.pairs[number].relaying);
         if !relaying {
             assert!(!self.is_server(to), "server's socket {to} is written to before it has greeted");
-            assert_eq!(from, sock.taken, "socket {to} got {} bytes and is given those from {from} on", sock.taken);
+            assert_eq!(from, sock.given(), "socket {to} got {} bytes and is given those from {from} on", sock.given());
             let told = self.source_for(to).and_then(|source| self.socks[source].greeting.as_ref());
             let whole = told.is_some_and(|greeting| from + len <= greeting.bytes.len() as u64);
             assert!(whole, "socket {to} is given {len} bytes of a server that has not greeted");
@@ -103,15 +103,22 @@ impl World {
         }
         let other = self.other(to).unwrap_or_else(|| panic!("socket {to} is written to and has no other side"));
         assert_eq!(source, other, "socket {to} is given bytes of socket {source}; its session's other side is {other}");
-        assert_eq!(from, sock.taken, "socket {to} got {} bytes and is given those from {from} on", sock.taken);
+        assert_eq!(from, sock.given(), "socket {to} got {} bytes and is given those from {from} on", sock.given());
         assert!(from + len <= self.socks[other].read, "socket {to} is given bytes nobody has read");
     }
 
     fn move_in(&mut self, to: usize, taken: u64) {
         self.socks[to].taken += taken;
-        self.touched(to);
+        if taken > 0 {
+            self.touched(to);
+        }
         note!(self, "  → {taken} bytes into socket {to}");
         self.poke(to);
+    }
+
+    /// Our end of a connection. (Both ends of each are its own, so that none is taken for another.)
+    pub fn local_address(id: usize) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, 1], (id % 60_000) as u16 + 1))
     }
 
     /// How many bytes a socket takes.
@@ -279,12 +286,16 @@ impl Kernel for SimKernel<'_> {
         let id = self.world.open_sock(sock, "send");
         self.world.jolt(id);
         let taken = self.world.offer(id, bytes.len() as u64)?;
-        let from = self.world.socks[id].taken;
-        let source = self.world.source_for(id).unwrap_or(id);
-        self.world.check_next(id, from, source, taken);
-        let right = !self.world.judged || self.world.is_stream(source, from, bytes);
-        assert!(right, "socket {id} is given other bytes than those from {from} on of socket {source}");
-        self.world.move_in(id, taken);
+        let from = self.world.socks[id].given();
+        let (header, of_header) = self.world.take_header(id, bytes, taken);
+        let said = &bytes[header..];
+        if !said.is_empty() {
+            let source = self.world.source_for(id).unwrap_or(id);
+            self.world.check_next(id, from, source, taken - of_header);
+            let right = !self.world.judged || self.world.is_stream(source, from, said);
+            assert!(right, "socket {id} is given other bytes than those from {from} on of socket {source}");
+        }
+        self.world.move_in(id, taken - of_header);
         self.world.jolt(id);
         Ok(taken as usize)
     }
@@ -322,6 +333,7 @@ impl Kernel for SimKernel<'_> {
         let number = self.world.pipe(pipe.out, self.lane, "pour");
         let SimPipe { source, from, to, .. } = self.world.pipes[number];
         assert_eq!(held as u64, to - from, "pipe {number}: the length of a pour");
+        assert_eq!(self.world.socks[id].header_left(), 0, "socket {id} is poured into before its header is whole");
         let taken = self.world.offer(id, to - from)?;
         self.world.check_next(id, from, source, taken);
         self.world.pipes[number].from += taken;
@@ -379,8 +391,7 @@ impl Kernel for SimKernel<'_> {
 
     fn peer(&mut self, sock: Sock) -> Option<SocketAddr> {
         let id = self.world.open_sock(sock, "peer");
-        let sock = &self.world.socks[id];
-        sock.untrue.is_none().then_some(sock.address)
+        if self.world.socks[id].untrue.is_some() { None } else { self.world.who_is(id) }
     }
 
     fn unsent(&mut self, sock: Sock) -> usize {
@@ -388,9 +399,9 @@ impl Kernel for SimKernel<'_> {
         self.world.socks[id].unsent() as usize
     }
 
-    fn local_port(&mut self, sock: Sock) -> u16 {
-        let id = self.world.open_sock(sock, "local_port");
-        (id % 60_000) as u16 + 1
+    fn local(&mut self, sock: Sock) -> Option<SocketAddr> {
+        let id = self.world.open_sock(sock, "local");
+        Some(World::local_address(id))
     }
 
     fn acknowledge(&mut self, _: Sock) {}

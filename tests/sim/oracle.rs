@@ -115,7 +115,7 @@ impl World {
         }
         let sock = &mut self.socks[id];
         sock.hold = Hold::Open;
-        sock.accepted = self.accepted;
+        (sock.accepted, sock.accepted_ns) = (self.accepted, self.now);
         note!(self, "  client {id} is accepted");
         World::number(id)
     }
@@ -182,8 +182,10 @@ impl World {
             assert!(!self.socks[server].is_open(), "session {number} connects and has socket {server} already");
         }
         // A failure for want of ports is tried again from another address: the place on the server was claimed before.
+        // One that came too late is no such failure, whatever was said of it in the end.
         let ports = |last: &Attempt| matches!(last.result, Some(Err(Errno::EADDRNOTAVAIL | Errno::EADDRINUSE)));
-        let again = pair.attempts.last().is_some_and(|last| last.target == index && ports(last));
+        let short = |last: &Attempt| last.target == index && ports(last) && last.cancelled_ns.is_none();
+        let again = pair.attempts.last().is_some_and(short);
         let again = again && self.has_source_left(pair, index);
         self.check_role(number, index, again);
         let (pair, target) = (&self.pairs[number], &self.targets[index]);
@@ -261,6 +263,7 @@ impl World {
         let number = self.pair_named(lane, token);
         let target = self.pairs[number].attempts.last().map_or(0, |attempt| attempt.target);
         let id = self.server_sock(target, address);
+        self.expect_header(id, self.pairs[number].client);
         self.socks[id].pair = Some(number);
         self.pairs[number].server = Some(id);
         id
@@ -282,6 +285,7 @@ impl World {
         if self.pairs[number].over {
             return;
         }
+        self.startle(self.pairs[number].client);
         let untrue = self.pairs[number].server.and_then(|id| self.socks[id].untrue);
         let result = result.and_then(|()| self.outran_for_nothing(number)).and(untrue.map_or(Ok(()), Err));
         self.conclude(number, result);
@@ -329,7 +333,7 @@ impl World {
         if !from.end_read {
             return Some("the other side's end has not been read".into());
         }
-        let missing = from.arrived - to.taken;
+        let missing = from.arrived - to.given() + to.header_left();
         (missing > 0).then(|| format!("{missing} bytes are missing"))
     }
 
@@ -488,10 +492,11 @@ impl World {
         assert!(!client.dead, "session {number}: the client's reset has been missed");
         let server = pair.server.map(|id| &self.socks[id]).filter(|server| server.is_open());
         let Some(server) = server else {
-            assert!(self.pools[client.pool].queue_limit > 0, "session {number} waits for nothing");
+            assert!(self.queues_of(client).next().is_some(), "session {number} waits for nothing");
             return;
         };
         if !pair.relaying {
+            server.check_header(number, pair);
             assert!(!server.flights.is_empty(), "session {number} waits for a server nobody watches");
             let missed = server.connected && server.is_readable();
             assert!(!missed, "session {number}: what its server said instead of a greeting has been missed");
@@ -502,7 +507,7 @@ impl World {
             if way == "up" && (server.dead || pair.short_of_memory) {
                 continue;
             }
-            let held = from.read - to.taken;
+            let held = to.header_left() + from.read - to.given();
             let stuck = if held > 0 {
                 to.is_writable().then_some("is held, and the receiver has room")
             } else if from.is_readable() && !self.is_gathering(from) {
@@ -549,9 +554,9 @@ impl World {
         let pair = &self.pairs[number];
         let down = self.socks[pair.client].taken;
         assert_eq!(record.bytes_out, down, "session {number}: bytes to the client, as recorded");
-        let up = pair.server.map_or(0, |server| self.socks[server].taken);
+        let up = pair.server.map_or(0, |server| self.socks[server].given());
         assert_eq!(record.bytes_in, up, "session {number}: bytes to the server, as recorded");
-        let queues = self.pools[self.socks[pair.client].pool].queue_limit > 0;
+        let queues = self.queues_of(&self.socks[pair.client]).next().is_some();
         let queue_ns = u64::from(record.queue_us) * 1_000;
         let honest = queue_ns <= self.now - pair.opened_ns && (queues || queue_ns == 0);
         assert!(honest, "session {number} says that it waited for {} µs", record.queue_us);
@@ -580,7 +585,6 @@ impl World {
         let quiet = self.now - pair.active_ns;
         let clean = matches!(client.hold, Hold::Closing(Close::Clean) | Hold::Released(Close::Clean));
         let must = |holds: bool, what: &str| (!holds).then(|| what.to_owned());
-        let queue = &self.pools[client.pool];
         let told = !pair.relaying && self.is_told(pair.client);
         let deaf = client.dead || client.taken > 0 || pair.short_of_memory;
         match ending {
@@ -624,26 +628,31 @@ impl World {
             }
             Ending::NoServer => must(pair.attempts.is_empty(), "a server was tried"),
             Ending::ServersFull => {
-                must(pair.attempts.is_empty() && queue.queue_limit == 0, "a server was tried, or it could have waited")
+                let refuses = self.pools_of(client).any(|(_, terms)| terms.queue_limit == 0);
+                must(pair.attempts.is_empty() && refuses, "a server was tried, or it could have waited")
             }
             Ending::ConnectRate => {
-                let paced = client.members.iter().any(|index| self.targets[*index].rate.is_some());
-                must(pair.attempts.is_empty() && queue.queue_limit == 0 && paced, "no rate was exceeded")
+                let paced = client.members.iter().any(|index| self.targets[*index].rate.is_some()) || client.is_late;
+                let refuses = self.pools_of(client).any(|(_, terms)| terms.queue_limit == 0) && paced;
+                must(pair.attempts.is_empty() && refuses, "no rate was exceeded")
             }
             Ending::QueueFull => {
-                let all = self.pairs.iter().filter(|other| self.socks[other.client].pool == client.pool).count();
-                let full = queue.queue_limit > 0 && all > queue.queue_limit;
-                must(full && pair.attempts.is_empty(), "it could have waited")
+                let came =
+                    |other: &&Pair, pool| self.pools_of(&self.socks[other.client]).any(|(index, _)| index == pool);
+                let all = |pool| self.pairs.iter().filter(|other| came(other, pool)).count();
+                let full = |(pool, terms): (usize, &PoolTerms)| terms.queue_limit > 0 && all(pool) > terms.queue_limit;
+                must(self.pools_of(client).any(full) && pair.attempts.is_empty(), "it could have waited")
             }
             Ending::QueueTimeout => {
                 // Who waits for a role may have waited before.
                 let first_ns = pair.attempts.first().map_or(pair.opened_ns, |first| first.began_ns);
                 let since_ns = if pair.wish.is_some() { first_ns } else { pair.bereft_ns };
-                let waited = queue.queue_limit > 0 && self.now - since_ns >= queue.queue_ns;
+                let had_ns = self.now - since_ns;
+                let waited = self.queues_of(client).any(|terms| had_ns >= terms.queue_ns);
                 must(waited && !pair.relaying, "it has not waited for so long")
             }
             Ending::QueueLeft => {
-                let queues = queue.queue_limit > 0 || client.is_late;
+                let queues = self.queues_of(client).next().is_some();
                 must(client.dead && !pair.relaying && queues, "the client lives")
             }
             Ending::GreetingRefused => {
@@ -676,7 +685,8 @@ impl World {
                 must(pair.condemned || late, "nobody has found its server down")
             }
             Ending::Moved => {
-                let meant = self.marching.filter(|(since_ns, _)| pair.opened_ns < *since_ns && pair.relaying);
+                // Who has been handed over came when he was accepted, wherever that was.
+                let meant = self.marching.filter(|(since_ns, _)| client.accepted_ns < *since_ns && pair.relaying);
                 let whole = client.taken == client.delivered;
                 must(meant.is_some_and(|(_, everyone)| everyone || whole && !pair.half), "it was not its turn")
             }

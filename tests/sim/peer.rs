@@ -229,6 +229,7 @@ impl World {
         sock.delivered += got;
         sock.squeezed &= got == 0;
         if got > 0 {
+            sock.delivered_ns = self.now;
             // Buffers grow with use, as the kernel's do: no stream takes for ever.
             sock.room_out += sock.room_out / 16 + 1;
             sock.peer.chunk_in += sock.peer.chunk_in / 16 + 1;
@@ -254,7 +255,7 @@ impl World {
     fn peer_allowance(&self, id: usize) -> u64 {
         let sock = &self.socks[id];
         let peer = &sock.peer;
-        if peer.finished || peer.closed || peer.gone {
+        if peer.finished || peer.closed || peer.gone || sock.is_in_the_dark() {
             return 0;
         }
         let may = peer.sends.min(sock.delivered.saturating_add(peer.ahead)).saturating_sub(peer.sent);

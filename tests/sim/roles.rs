@@ -415,7 +415,8 @@ impl World {
         let whole = !pair.half && !client.dead && !server.dead && !client.fin_arrived && !server.fin_arrived;
         let silent = client.unread() == 0 && server.unread() == 0 && client.unsent() == 0 && self.holds_nothing(pair);
         if pair.relaying && pair.answered && whole && silent {
-            let end = pair.active_ns.max(obeyed_ns) + SWEEP_NS + slack;
+            // Nor is it idle as long as its client has not read everything.
+            let end = pair.active_ns.max(obeyed_ns).max(client.delivered_ns) + SWEEP_NS + slack;
             assert!(self.now <= end, "session {number} is idle, and stays with a server that has lost its role");
         }
     }
@@ -425,7 +426,7 @@ impl World {
         let client = &self.socks[pair.client];
         pair.server
             .map(|id| &self.socks[id])
-            .is_some_and(|server| client.read == server.taken && server.read == client.taken)
+            .is_some_and(|server| client.read == server.given() && server.read == client.taken)
     }
 
     /// How long it may take until an order has been seen to, once it is due.

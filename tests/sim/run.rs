@@ -11,6 +11,8 @@ use ringway::dataplane::roll::{Roll, Task, Whose};
 use ringway::dataplane::shard::Shard;
 use ringway::kernel::{Event, Hatch, Kernel, WakeTarget};
 
+use crate::flight::Lane;
+use crate::header;
 use crate::kernel::{SHORTAGE, SimBell, SimKernel};
 use crate::rng::Rng;
 use crate::scene::Stage;
@@ -52,7 +54,10 @@ pub struct Run {
 }
 
 /// What a few hundred seeds must have met.
-pub const RARE: [&str; 34] = [
+pub const RARE: [&str; 37] = [
+    header::TOLD,
+    header::IN_PIECES,
+    header::NOBODY,
     "a connect is said to have gone well that has not",
     "bytes are offered to a server that is not connected",
     "a peer that asks and waits",
@@ -543,6 +548,9 @@ impl Run {
                 kernel.world.check_queues(lane, leaves);
             }
             worker.leaving |= leaves;
+            if takes_up && !worker.leaving {
+                kernel.world.furnish(lane);
+            }
         }
         while let Some(newcomer) = desk.take_newcomer() {
             kernel.world.see("a connection is handed over");
@@ -591,7 +599,8 @@ impl Run {
         let slack = self.world.faults.latency_ns + self.world.faults.sluggish_ns + 10 * MS;
         for (lane, _) in self.workers.iter().enumerate().filter(|(_, worker)| !worker.gone && !worker.leaving) {
             for (number, _) in self.world.doors.iter().enumerate().filter(|(_, door)| door.open) {
-                let Some(last) = self.world.lanes[lane].accepts_ns.get(&number) else { continue };
+                let Lane { accepts_ns, furnished_ns, .. } = &self.world.lanes[lane];
+                let Some(last) = accepts_ns.get(&number).or_else(|| furnished_ns.get(&number)) else { continue };
                 // Without descriptors a door rests, whatever it last did.
                 let idle = self.world.now - self.world.lanes[lane].shortage_ns.max(*last);
                 let rests = self.world.lanes[lane].accepts_at(number) || idle <= PAUSE_MAX_NS + slack;
@@ -628,16 +637,11 @@ impl Worker {
         let mut shard = Shard::new(index, Arc::clone(commons), now, seed);
         let mut kernel = SimKernel { world, lane: index };
         shard.adopt(now, &mut kernel);
+        kernel.world.furnish(index);
         kernel.world.submit(index);
-        Self {
-            shard,
-            events: Vec::new(),
-            deadline: None,
-            leaving: false,
-            stopping: false,
-            turns_stopping: 0,
-            gone: false,
-        }
+        // A door may have to wait for a descriptor.
+        let deadline = shard.patience_ns(now).map(|patience| now + patience);
+        Self { shard, events: Vec::new(), deadline, leaving: false, stopping: false, turns_stopping: 0, gone: false }
     }
 }
 

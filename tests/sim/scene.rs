@@ -10,11 +10,12 @@ use ringway::dataplane::commons::{Door, Mail, Scene};
 use ringway::dataplane::ending::Ending;
 use ringway::dataplane::evict::{Eviction, Whom};
 use ringway::kernel::Ticket;
+use ringway::proxy_protocol::Version;
 
 use crate::oracle::Pair;
 use crate::rng::Rng;
 use crate::roles::{Keeps, wish_text};
-use crate::world::{SimDoor, World};
+use crate::world::{SimDoor, World, note};
 
 const MS: u64 = 1_000_000;
 
@@ -39,6 +40,8 @@ pub struct PoolTerms {
     pub slow_start_ms: u32,
     /// How many of its servers, in a thousand, have a `connect_rate`.
     pub paced: u32,
+    /// What its servers are told first.
+    pub header: Option<Version>,
 }
 
 impl PoolTerms {
@@ -57,6 +60,7 @@ impl PoolTerms {
             queue_ns: ms(extra, 1, 2_000),
             paced: if classic || extra.chance(700) { 0 } else { 700 },
             slow_start_ms: if classic || extra.chance(500) { 0 } else { extra.range(1_000, 4_000) as u32 },
+            header: None,
         }
     }
 
@@ -137,10 +141,12 @@ struct SimListener {
 impl Stage {
     /// Draws pools, servers and listeners.
     pub fn draw(world: &mut World) -> Self {
+        world.begin_headers();
         let pools = world.rng.range(1, 2) as usize;
         for pool in 0..pools {
             let terms = PoolTerms::draw(&mut world.rng, &mut world.extra, world.classic);
-            world.pools.push(terms);
+            let header = world.draw_header();
+            world.pools.push(PoolTerms { header, ..terms });
             for member in 0..world.rng.range(1, 4) {
                 let rng = &mut world.rng;
                 let number = world.targets.len();
@@ -185,7 +191,8 @@ impl Stage {
         };
         let ledgers = listeners.iter().map(|_| None).collect();
         let workers = world.lanes.len();
-        let access = !world.rng.chance(100);
+        let access = !world.rng.chance(100) && !world.forgets();
+        world.records = access;
         Self { registry: Registry::new(workers), listeners, access, plan: None, ledgers, doors: Vec::new() }
     }
 
@@ -236,13 +243,14 @@ impl Stage {
                 );
             }
             let ms = |ns: u64| ns / MS;
+            let header = terms.header.map_or("off", Version::name);
             let check = if world.roles.is_some() { "{ type = 'mysql', user = 'lb' }" } else { "'off'" };
             let sources: Vec<String> = (0..terms.sources).map(|i| format!("'10.9.0.{}'", i + 1)).collect();
             let _ = writeln!(
                 text,
                 "]\nkind = '{}'\ncheck = {check}\npolicy = '{}'\nconnect_timeout = '{}ms'\nconnect_attempts = {}\nidle_timeout = '{}ms'\nhalf_close_timeout = \
                  '{}ms'\nmax_lifetime = '{}ms'\nsource = [{}]\n\
-                 queue = {{ limit = {}, timeout = '{}ms' }}\nslow_start = '{}ms'",
+                 queue = {{ limit = {}, timeout = '{}ms' }}\nslow_start = '{}ms'\nsend_proxy = '{header}'",
                 if terms.gate { "mysql" } else { "tcp" },
                 terms.policy,
                 ms(terms.connect_ns),
@@ -262,6 +270,7 @@ impl Stage {
     /// Compiles the configuration as it is now, with doors for it: kept ones stay the same.
     pub fn build(&mut self, world: &mut World) -> Scene {
         let text = self.text(world);
+        text.lines().for_each(|line| note!(world, "│ {line}"));
         let draft = ringway::config::parse("simulated", &text, &|_| None)
             .unwrap_or_else(|complaints| panic!("{complaints}\n{text}"));
         let plan = Arc::new(draft.compile(&mut self.registry, self.plan.as_deref()));

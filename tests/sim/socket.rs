@@ -10,6 +10,7 @@ use ringway::kernel::{Close, Errno, Interest, Readiness};
 
 use crate::flight::FlightKey;
 use crate::greeting::Greeting;
+use crate::header::Due;
 use crate::peer::Peer;
 
 /// Who is at the far end.
@@ -44,6 +45,7 @@ pub struct Socket {
     pub untrue: Option<Errno>,
     /// Which of all accepted connections it is, from 1.
     pub accepted: u64,
+    pub accepted_ns: u64,
     /// The pool it came to, and which of its servers were in the plan.
     pub pool: usize,
     pub members: Vec<usize>,
@@ -54,6 +56,8 @@ pub struct Socket {
     pub pair: Option<usize>,
     /// What it says first, if it is a server of `kind = "mysql"`.
     pub greeting: Option<Greeting>,
+    /// What it wants to hear first, if it is a server that is told whose connection it is.
+    pub due: Option<Due>,
     /// Requests on it: lane and key.
     pub flights: Vec<(usize, FlightKey)>,
 
@@ -70,9 +74,11 @@ pub struct Socket {
     /// recv has said 0.
     pub end_read: bool,
 
-    /// Bytes taken from the shard, and how many of them the peer has read.
+    /// Bytes taken from the shard, those of a header too, and how many of them the peer has read.
     pub taken: u64,
     pub delivered: u64,
+    /// When it last did.
+    pub delivered_ns: u64,
     /// Bytes our own reset threw away.
     pub lost: u64,
     pub room_out: u64,
@@ -99,12 +105,14 @@ impl Socket {
             connected: client,
             untrue: None,
             accepted: 0,
+            accepted_ns: 0,
             pool: 0,
             members: Vec::new(),
             scene: 0,
             is_late: false,
             pair: None,
             greeting: None,
+            due: None,
             flights: Vec::new(),
             arrived: 0,
             read: 0,
@@ -115,6 +123,7 @@ impl Socket {
             end_read: false,
             taken: 0,
             delivered: 0,
+            delivered_ns: 0,
             lost: 0,
             room_out: room.1,
             starved: false,

@@ -34,6 +34,9 @@ const HATCH: u64 = 0x510E_527F_ADE6_82D1;
 /// Keeps want apart in the same way.
 const WANT: u64 = 0x3C6E_F372_FE94_F82B;
 
+/// Keeps headers apart in the same way.
+const HEADERS: u64 = 0x9B05_688C_2B3E_6C1F;
+
 /// Keeps the march apart in the same way.
 const MARCH: u64 = 0xA54F_F53A_5F1D_36F1;
 
@@ -160,6 +163,11 @@ pub struct World {
     /// For runs in want: places are few, clients many, and servers go and come back.
     pub want: Rng,
     pub is_in_want: bool,
+    /// For runs in which servers are told whose connection it is.
+    pub headers: Rng,
+    pub has_headers: bool,
+    /// Sessions are recorded.
+    pub records: bool,
     /// For runs in which servers have roles.
     pub roles: Option<Roles>,
     /// By listener: whom its sessions want.
@@ -202,6 +210,7 @@ impl World {
         let faults = Faults::draw(&mut rng);
         let mut extra = Rng::new(rng.peek() ^ EXTRA);
         let mut want = Rng::new(rng.peek() ^ WANT);
+        let mut headers = Rng::new(rng.peek() ^ HEADERS);
         let hatches = Hatches::new(Rng::new(rng.peek() ^ HATCH), workers);
         let classic = extra.chance(500);
         Self {
@@ -214,6 +223,9 @@ impl World {
             marching: None,
             is_in_want: !classic && want.chance(200),
             want,
+            has_headers: !classic && headers.chance(400),
+            headers,
+            records: true,
             roles: None,
             wishes: Vec::new(),
             rng,
@@ -392,6 +404,12 @@ impl World {
         let sock = &mut self.socks[id];
         let Hold::Closing(how) = sock.hold else { panic!("socket {id} is let go twice") };
         sock.hold = Hold::Released(how);
+        if let Some(pair) = sock.pair.map(|number| &mut self.pairs[number])
+            && pair.server == Some(id)
+        {
+            // A server that was heard is parted with before another is looked for.
+            pair.bereft_ns = self.now;
+        }
         if !sock.connected {
             return;
         }

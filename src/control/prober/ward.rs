@@ -128,7 +128,7 @@ impl Errand {
         };
         Self {
             question: check.question.clone(),
-            target: Target { address, source },
+            target: Target { address, source, send_proxy: check.send_proxy },
             first_interval_ms: check.pace.interval_ms,
             leaving: Cell::new(false),
             changed: Notify::new(),

@@ -11,6 +11,7 @@ use socket2::{Domain, SockAddr, Type};
 
 use crate::config::plan::Address;
 use crate::health::{Fault, Outcome, Probe, Step};
+use crate::proxy_protocol::{Ends, Header, Version};
 
 use super::gather::{Gatherer, Socket};
 
@@ -20,6 +21,8 @@ pub(super) struct Target {
     pub(super) address: Address,
     /// The local address to ask from: a server may know ringway by it.
     pub(super) source: Option<IpAddr>,
+    /// It is told first who asks, in this version of the PROXY protocol.
+    pub(super) send_proxy: Option<Version>,
 }
 
 /// A connection to a server.
@@ -38,27 +41,37 @@ pub(super) async fn check(
     waiting_for: &Cell<&'static str>,
 ) -> Outcome {
     let link = Link::open(target, gatherer).await.map_err(|error| connect_fault(&error))?;
+    let broken = |error: io::Error| Fault::Broken { waiting_for: waiting_for.get(), why: words(&error) };
+    // What goes out before what the probe says, and in one piece with it.
+    let mut first = target.header(&link).map_or_else(Vec::new, |header| header.to_vec());
     let mut step = probe.connected();
     loop {
         waiting_for.set(probe.waiting_for());
-        let send = match step {
-            Step::Send(send) => send,
-            Step::Read => Vec::new(),
+        let mut send = std::mem::take(&mut first);
+        match step {
+            Step::Send(said) => send.extend(said),
+            Step::Read => {}
             Step::Done { outcome, reset } => {
+                // Whether it was taken is not what was asked.
+                let _ = link.send_all(&send).await;
                 if reset {
                     link.reset();
                 }
                 return outcome;
             }
-        };
+        }
         let next = link.exchange(&send, |bytes| match bytes {
             [] => probe.closed(),
             bytes => probe.received(bytes),
         });
-        step = match next.await {
-            Ok(step) => step,
-            Err(error) => return Err(Fault::Broken { waiting_for: waiting_for.get(), why: words(&error) }),
-        };
+        step = next.await.map_err(broken)?;
+    }
+}
+
+impl Target {
+    /// What goes before everything else on a connection to it.
+    pub(super) fn header(&self, link: &Link) -> Option<Header> {
+        self.send_proxy.map(|version| Header::of_own(version, || link.ends()))
     }
 }
 
@@ -91,15 +104,26 @@ impl Link {
         }
     }
 
-    /// Sends `send`, then reads something, which `take` gets; nothing: the server has said all.
-    async fn exchange<T>(&self, send: &[u8], take: impl FnOnce(&[u8]) -> T) -> io::Result<T> {
-        let mut rest = send;
+    /// Its own end and the server's; `None` for a unix socket, or when it is no more.
+    fn ends(&self) -> Option<Ends> {
+        let [source, destination] = [self.socket.fd().local_addr(), self.socket.fd().peer_addr()];
+        Some(Ends { source: source.ok()?.as_socket()?, destination: destination.ok()?.as_socket()? })
+    }
+
+    async fn send_all(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut rest = bytes;
         while !rest.is_empty() {
             rest = &rest[self.send_now(rest)?..];
             if !rest.is_empty() {
                 self.socket.writable().await;
             }
         }
+        Ok(())
+    }
+
+    /// Sends `send`, then reads something, which `take` gets; nothing: the server has said all.
+    async fn exchange<T>(&self, send: &[u8], take: impl FnOnce(&[u8]) -> T) -> io::Result<T> {
+        self.send_all(send).await?;
         let mut take = Some(take);
         loop {
             self.socket.readable().await;

@@ -241,7 +241,8 @@ impl Nginx {
         Self::start_with(ground, name, address, &servers)
     }
 
-    fn start_with(ground: &Ground, name: &str, address: SocketAddr, servers: &str) -> Self {
+    /// One with these servers, one of them at the address.
+    pub fn start_with(ground: &Ground, name: &str, address: SocketAddr, servers: &str) -> Self {
         need("nginx");
         let dir = ground.file(name);
         fs::create_dir_all(&dir).expect("own directory");
