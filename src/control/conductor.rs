@@ -44,6 +44,9 @@ use super::watchdog;
 
 mod steering;
 
+/// How long the workers may take to begin before the daemon says that it is ready all the same, and how often they are looked at.
+const IN_PLACE: Duration = Duration::from_secs(1);
+const IN_PLACE_LOOK: Duration = Duration::from_millis(1);
 /// How often letters that a full mailbox refused are sent again.
 const RETRY: Duration = Duration::from_millis(10);
 /// How often the workers are looked after.
@@ -194,6 +197,7 @@ impl Conductor {
             .map_err(start("listening to workers"))?;
         self.prober.begin();
         self.prober.adopt(&self.board.panel.commons.scene.load().plan);
+        self.await_workers().await;
         admin::serve(&self.admin, &self.board).map_err(start("the admin server"))?;
         runtime::serve(&self.admin, &self.board).map_err(start("the runtime socket"))?;
         booted(&self.board.panel);
@@ -218,6 +222,16 @@ impl Conductor {
         self.fleet.dismiss();
         self.log_thread.finish();
         outcome
+    }
+
+    /// Waits until the workers accept: who is told that we are ready may come at once. What keeps one from it for longer is
+    /// the watchdog's affair.
+    async fn await_workers(&mut self) {
+        let deadline = Instant::now() + IN_PLACE;
+        while !self.fleet.is_in_place() && Instant::now() < deadline {
+            sleep(IN_PLACE_LOOK).await;
+            self.fleet.deliver();
+        }
     }
 
     fn tell_ready(&self) {

@@ -147,6 +147,12 @@ impl Fleet {
         self.unsent.iter().any(|unsent| !unsent.parcels.is_empty() || unsent.first().is_some())
     }
 
+    /// Whether every worker has the doors of the scene that was published first.
+    pub(super) fn is_in_place(&self) -> bool {
+        let doors = self.commons.scene.load().doors.len();
+        self.commons.desks.iter().all(|desk| desk.doors.load(Ordering::Acquire) >= doors)
+    }
+
     /// A worker that has ended though nobody told it to.
     pub(super) fn deserter(&self) -> Option<usize> {
         self.threads.iter().position(JoinHandle::is_finished)

@@ -6,7 +6,7 @@
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -199,6 +199,8 @@ pub struct Desk {
     lines: OnceLock<Lines>,
     /// Sessions it has now.
     pub sessions: AtomicU32,
+    /// Doors it had when it last took up a scene: it accepts there, or will when there is a descriptor for that.
+    pub doors: AtomicUsize,
     /// It drains or stops: others hand it no connections.
     pub leaving: AtomicBool,
     /// Turns of its loop, to prove to the service manager that even an idle worker lives.
@@ -323,6 +325,7 @@ impl Desk {
             hatch_fd: AtomicI32::new(-1),
             lines: OnceLock::new(),
             sessions: AtomicU32::new(0),
+            doors: AtomicUsize::new(0),
             leaving: AtomicBool::new(false),
             turns: AtomicU64::new(0),
             pulse: Pulse::default(),

@@ -75,6 +75,7 @@ impl Shard {
         for stale in kernel.unclaimed().into_iter().filter(|&ticket| ticket.is_door() && !(serving && known(ticket))) {
             kernel.discard(stale);
         }
+        self.desk().doors.store(self.doors.len(), Ordering::Release);
         self.scene = scene;
         self.renew_queues();
     }

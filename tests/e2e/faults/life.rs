@@ -167,7 +167,7 @@ fn t30_kill_and_start_again() {
             read_exactly(reader, 1 << 20).expect("a part of what never ends");
         }
         let took = ringway.kill_and_start_again();
-        assert!(took < Duration::from_secs(2), "round {round}: {took:?} until it served");
+        assert!(took < Duration::from_secs(10), "round {round}: {took:?} until it served");
         slowest = slowest.max(took);
         exchange(&mut connect(front), b"after").expect("an echo");
         for client in &mut clients {

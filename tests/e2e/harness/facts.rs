@@ -1,6 +1,6 @@
 //! Waiting for facts, and reading them: metrics, access records, `/proc`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -141,44 +141,14 @@ pub fn lines_of(file: &Path) -> Vec<String> {
 
 /// Open descriptors of a process, in its table and in those of its workers.
 pub fn fds_of(pid: u32) -> usize {
-    tables_of(pid).iter().map(|table| entries(table).count()).sum()
-}
-
-/// Whether the workers have their listening sockets, which the control thread has too: they take them in a moment after the
-/// daemon is ready. It has at most three of its own: its status over HTTP, its socket, and HAProxy's.
-pub fn workers_have_doors(pid: u32) -> bool {
-    let words = |protocol: &str| -> Vec<Vec<String>> {
-        let text = fs::read_to_string(format!("/proc/{pid}/net/{protocol}")).unwrap_or_default();
-        text.lines().skip(1).map(|line| line.split_whitespace().map(str::to_owned).collect()).collect()
-    };
-    // `TCP_LISTEN` in the fourth column of tcp(5), `__SO_ACCEPTCON` in that of unix(7).
-    let tcp =
-        [words("tcp"), words("tcp6")].concat().into_iter().filter(|line| line[3] == "0A").map(|line| line[9].clone());
-    let unix = words("unix").into_iter().filter(|line| line[3] == "00010000").map(|line| line[6].clone());
-    let listening: BTreeSet<String> = tcp.chain(unix).map(|inode| format!("socket:[{inode}]")).collect();
-    let sockets = |table: &String| -> BTreeSet<String> {
-        let links = entries(table).filter_map(|entry| fs::read_link(entry.path()).ok());
-        links.map(|link| link.display().to_string()).filter(|link| listening.contains(link)).collect()
-    };
-    let tables = tables_of(pid);
-    let (control, workers) = tables.split_first().expect("the first is the control thread's");
-    let theirs: BTreeSet<String> = workers.iter().flat_map(sockets).collect();
-    sockets(control).difference(&theirs).count() <= 3
-}
-
-/// Where `/proc` shows the descriptors of the control thread, and then those of each worker.
-fn tables_of(pid: u32) -> Vec<String> {
+    let entries = |path: String| fs::read_dir(path).into_iter().flatten().flatten();
     let is_worker = |task: &Path| {
         let name = fs::read_to_string(task.join("comm")).unwrap_or_default();
         name.strip_prefix("ringway-w").is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit()))
     };
-    let tasks = entries(&format!("/proc/{pid}/task")).map(|task| task.path()).filter(|task| is_worker(task));
-    let workers = tasks.map(|task| task.join("fd").display().to_string());
-    std::iter::once(format!("/proc/{pid}/fd")).chain(workers).collect()
-}
-
-fn entries(path: &str) -> impl Iterator<Item = fs::DirEntry> + use<> {
-    fs::read_dir(path).into_iter().flatten().flatten()
+    let tasks = entries(format!("/proc/{pid}/task")).map(|task| task.path()).filter(|task| is_worker(task));
+    let workers: usize = tasks.map(|task| entries(task.join("fd").display().to_string()).count()).sum();
+    entries(format!("/proc/{pid}/fd")).count() + workers
 }
 
 /// A figure of `/proc/PID/status`, in kibibytes where it is memory.

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::engine;
-use super::facts::{Metrics, await_some, await_that, fds_of, http_get_unix, lines_of, workers_have_doors};
+use super::facts::{Metrics, await_some, await_that, fds_of, http_get_unix, lines_of};
 use super::ground::Ground;
 use super::process::Process;
 
@@ -206,11 +206,6 @@ impl Ringway {
             self.process.must_live();
             http_get_unix(&self.socket, "/readyz").is_ok_and(|(status, _)| status == 200)
         });
-        // Those that have no descriptor for one go on without it, as some tests mean them to.
-        let begun = Instant::now();
-        while !workers_have_doors(self.pid()) && begun.elapsed() < Duration::from_secs(2) {
-            std::thread::sleep(Duration::from_millis(1));
-        }
         self.fds_before = fds_of(self.pid());
     }
 
