@@ -2,24 +2,26 @@
 //!
 //! A fast sender keeps a worker awake with every segment, and each time little is there to move. Like a network card that
 //! holds its interrupts back for a moment, a socket that has streamed for a while is asked to be silent until
-//! [`GATHERED`] bytes wait (`SO_RCVLOWAT`, socket(7)). What stays below that is not forgotten: a *visit* fetches it after
-//! [`PATIENCE_NS`], or after twice that if the stream moved in between; and when a visit finds little, the stream has
-//! paused, and its socket tells of every byte again.
+//! [`GATHERED`] bytes wait (`SO_RCVLOWAT`, socket(7)). What stays below that is not forgotten: a *visit* fetches it at the
+//! next beat ([`BEAT_NS`]), all streams in one turn; and when a visit finds little, the stream has paused, and its socket
+//! tells of every byte again. One that fills its socket within a beat may gather more, so that only the beat wakes the
+//! worker: each wake moves more then, and sender and receiver are woken, and acknowledge, less often too.
 //!
 //! Questions and answers are never gathered: a stream is what moves [`STREAM`] bytes one way with none the other way.
 
 use super::session::{Direction, Phase, Session};
 use super::shard::Shard;
-use crate::base::limits::GATHERED;
+use crate::base::limits::{GATHERED, GATHERED_MOST};
 use crate::base::slab::Key;
 use crate::kernel::{Kernel, Sock};
 
 /// Bytes one way, with none the other way, that make a stream.
 const STREAM: u64 = 1 << 20;
-/// Longest that bytes of a stream wait for more, in nanoseconds.
-const PATIENCE_NS: u64 = 1_000_000;
+/// Time between two visits, in nanoseconds: the longest that bytes of a stream wait for more. The first may come half a beat
+/// earlier or later.
+const BEAT_NS: u64 = 2_000_000;
 /// Bytes in that time below which a stream is too slow to be worth its delay.
-const VISIT_MIN: u64 = 64 * 1024;
+const VISIT_MIN: u64 = 128 * 1024;
 
 /// How a pump's source is asked to tell of bytes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,6 +29,8 @@ pub struct Flow {
     /// Bytes moved since the other direction last moved some.
     streak: u64,
     gathers: bool,
+    /// It gathers [`GATHERED_MOST`].
+    fills: bool,
     /// In the queue of [`Visit`]s.
     visited: bool,
 }
@@ -66,14 +70,14 @@ impl Shard {
             kernel.gather(source, GATHERED);
         }
         if !visited {
-            self.visits.push_back(Visit { due_ns: now + PATIENCE_NS, key, direction, moved });
+            self.visits.push_back(Visit { due_ns: next_beat(now), key, direction, moved });
         }
     }
 
     /// Fetches what sockets have gathered for long enough. Once a turn.
     pub(super) fn visit(&mut self, now: u64, kernel: &mut impl Kernel) {
         while self.visits.front().is_some_and(|visit| visit.due_ns <= now) {
-            let Some(Visit { key, direction, moved, .. }) = self.visits.pop_front() else { break };
+            let Some(Visit { key, direction, mut moved, .. }) = self.visits.pop_front() else { break };
             let Some(session) = self.sessions.of(key) else { continue };
             let relaying = session.phase == Phase::Relaying;
             let pump = session.pump(direction);
@@ -81,26 +85,38 @@ impl Shard {
                 pump.flow.visited = false;
                 continue;
             }
-            // One that has come by itself since needs no fetching yet.
-            if pump.moved - moved < VISIT_MIN && !pump.queued && !pump.is_blocked() {
+            if !pump.queued && !pump.is_blocked() {
                 self.drive(key, direction, now, kernel);
             }
             let Some(session) = self.sessions.of(key) else { continue };
             let pump = session.pump(direction);
-            if pump.moved - moved >= VISIT_MIN || pump.queued {
-                let moved = pump.moved;
-                self.visits.push_back(Visit { due_ns: now + PATIENCE_NS, key, direction, moved });
-            } else {
+            let before = std::mem::replace(&mut moved, pump.moved);
+            if moved - before < VISIT_MIN && !pump.queued {
                 pump.flow = Flow { gathers: pump.flow.gathers, ..Flow::default() };
                 speak_up(session, direction, kernel);
+                continue;
             }
+            if moved - before >= GATHERED as u64
+                && !std::mem::replace(&mut pump.flow.fills, true)
+                && let Some(source) = source(session, direction)
+            {
+                kernel.gather(source, GATHERED_MOST);
+            }
+            self.visits.push_back(Visit { due_ns: next_beat(now), key, direction, moved });
         }
     }
 }
 
+/// The next beat that is more than half of one away.
+fn next_beat(now: u64) -> u64 {
+    ((now + BEAT_NS / 2) / BEAT_NS + 1) * BEAT_NS
+}
+
 /// Lets the source of a direction tell of every byte again.
 fn speak_up(session: &mut Session, direction: Direction, kernel: &mut impl Kernel) {
-    if !std::mem::replace(&mut session.pump(direction).flow.gathers, false) || session.phase != Phase::Relaying {
+    let flow = &mut session.pump(direction).flow;
+    flow.fills = false;
+    if !std::mem::replace(&mut flow.gathers, false) || session.phase != Phase::Relaying {
         return;
     }
     if let Some(source) = source(session, direction) {

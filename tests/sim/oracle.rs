@@ -18,8 +18,8 @@ use crate::world::{World, note};
 
 /// A timer may be this late: a tick of the wheel, and the rounding to it.
 pub const TICK_NS: u64 = 4_000_001;
-/// Longest that bytes of a stream may wait untold: two visits, and some.
-const GATHER_NS: u64 = 2_500_000;
+/// Longest that bytes of a stream may wait untold: a beat and a half, and some.
+const GATHER_NS: u64 = 3_500_000;
 
 /// The lower bits of a session's tokens name its slot and its tenant; the upper ones say what the request is for.
 const NAME: u64 = (1 << 56) - 1;
