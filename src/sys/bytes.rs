@@ -3,6 +3,9 @@
 //!
 //! Workers call these some hundred thousand times a second, on descriptors whose life the session table rules; so they
 //! take a `RawFd` and say nothing of ownership. A wrong descriptor is an error from the kernel, not undefined behaviour.
+//!
+//! What moves bytes is called by its number (syscall(2)): the functions of the C library that may block are places where a
+//! thread can be cancelled (pthreads(7)), and mark it so before and after, with two atomic operations each.
 
 use std::mem::{MaybeUninit, size_of};
 use std::net::{IpAddr, SocketAddr};
@@ -20,8 +23,12 @@ pub use super::stack::block_signals;
 /// The errno of recv(2).
 #[inline]
 pub fn recv(fd: RawFd, into: &mut [u8]) -> Result<usize, Errno> {
-    // SAFETY: recv writes at most `into.len()` bytes to `into`, which is borrowed mutably for the call.
-    let n = unsafe { libc::recv(fd, into.as_mut_ptr().cast(), into.len(), libc::MSG_DONTWAIT) };
+    let nobody = ptr::null_mut::<libc::sockaddr>();
+    // SAFETY: recvfrom(2) writes at most `into.len()` bytes to `into`, which is borrowed mutably for the call; nobody's address
+    // is asked for.
+    let n = unsafe {
+        libc::syscall(libc::SYS_recvfrom, fd, into.as_mut_ptr(), into.len(), libc::MSG_DONTWAIT, nobody, nobody)
+    };
     usize::try_from(n).map_err(|_| Errno::last())
 }
 
@@ -32,8 +39,9 @@ pub fn recv(fd: RawFd, into: &mut [u8]) -> Result<usize, Errno> {
 #[inline]
 pub fn send(fd: RawFd, bytes: &[u8]) -> Result<usize, Errno> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    // SAFETY: send reads at most `bytes.len()` bytes from `bytes`, which is borrowed for the call.
-    let n = unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), flags) };
+    let nobody = ptr::null::<libc::sockaddr>();
+    // SAFETY: sendto(2) reads at most `bytes.len()` bytes from `bytes`, which is borrowed for the call; no address is given.
+    let n = unsafe { libc::syscall(libc::SYS_sendto, fd, bytes.as_ptr(), bytes.len(), flags, nobody, 0) };
     usize::try_from(n).map_err(|_| Errno::last())
 }
 
@@ -44,8 +52,9 @@ pub fn send(fd: RawFd, bytes: &[u8]) -> Result<usize, Errno> {
 /// The errno of splice(2).
 #[inline]
 pub fn splice(from: RawFd, to: RawFd, len: usize) -> Result<usize, Errno> {
+    let here = ptr::null_mut::<libc::loff_t>();
     // SAFETY: both offsets are null, as splice(2) requires of pipes and sockets; no memory of ours is touched.
-    let n = unsafe { libc::splice(from, ptr::null_mut(), to, ptr::null_mut(), len, libc::SPLICE_F_NONBLOCK) };
+    let n = unsafe { libc::syscall(libc::SYS_splice, from, here, to, here, len, libc::SPLICE_F_NONBLOCK) };
     usize::try_from(n).map_err(|_| Errno::last())
 }
 
