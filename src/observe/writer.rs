@@ -22,7 +22,7 @@ use super::sink::Sink;
 
 /// Pauses between rounds: nothing to do, some, a lot, and a sink that takes nothing.
 const IDLE: Duration = Duration::from_millis(50);
-const SOME: Duration = Duration::from_millis(10);
+const SOME: Duration = Duration::from_millis(20);
 const BUSY: Duration = Duration::from_millis(1);
 const BLOCKED: Duration = Duration::from_millis(100);
 /// A sink that fails is complained of on standard error once in this time.
