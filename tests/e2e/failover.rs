@@ -195,8 +195,12 @@ fn reads_follow_the_replicas() {
     await_roles(&ringway, ["primary", "replica", "replica"]);
 
     // One falls behind: its share falls, then it is none; the sessions it has stay.
-    let mut held: Vec<Client> = (0..8).map(|_| Client::connect(cluster.read).expect("a replica")).collect();
     cluster.servers[1].sql("STOP SLAVE; CHANGE MASTER TO MASTER_DELAY = 3600; START SLAVE");
+    // A check may have seen it stopped.
+    let checks = || ringway.metric("ringway_check_total", &[("server", "db2")]);
+    let until_now = checks();
+    await_that("later checks", || checks() >= until_now + 2.0 && role(&ringway, 2, "replica"));
+    let mut held: Vec<Client> = (0..8).map(|_| Client::connect(cluster.read).expect("a replica")).collect();
     cluster.servers[0].sql("INSERT INTO shop.log VALUES (1, 1)");
     let share = || ringway.metric("ringway_server_share", &[("server", "db2")]);
     await_that("db2 to lose a part of its share", || share() > 0.0 && share() < 1.0);
