@@ -20,9 +20,9 @@ use super::pen::{Pen, Style};
 use super::recent::Recent;
 use super::sink::Sink;
 
-/// Pauses between rounds: nothing to do, some, a lot, and a sink that takes nothing.
+/// Pauses between rounds: little to do, a lot, and a sink that takes nothing. Long ones are cheap: this thread shares a core
+/// with workers, and each time it comes it takes their caches.
 const IDLE: Duration = Duration::from_millis(50);
-const SOME: Duration = Duration::from_millis(20);
 const BUSY: Duration = Duration::from_millis(1);
 const BLOCKED: Duration = Duration::from_millis(100);
 /// A sink that fails is complained of on standard error once in this time.
@@ -182,16 +182,18 @@ impl Writer {
         loop {
             let next = self.read_letters(pause);
             let records = self.take_records();
+            let more = self.is_full();
             let moved = self.put_out();
             if next == Next::Finish {
                 return self.say_farewell();
             }
-            pause = match (moved, records) {
-                (Moved::Nothing, _) => BLOCKED,
-                (Moved::Some, _) => Duration::ZERO,
-                (Moved::All, 0) => IDLE,
-                (Moved::All, records) if records > RECORDS_TURN_MAX => BUSY,
-                (Moved::All, _) => SOME,
+            pause = match moved {
+                Moved::Nothing => BLOCKED,
+                Moved::Some => Duration::ZERO,
+                // What fills the buffer is not all there is.
+                Moved::All if more => Duration::ZERO,
+                Moved::All if records > RECORDS_TURN_MAX => BUSY,
+                Moved::All => IDLE,
             };
         }
     }
