@@ -68,7 +68,7 @@ pub const BUDGET: usize = 1 << 18;
 /// Bytes the socket of a long stream gathers before it tells of them. The kernel lets its buffer grow to twice as much
 /// (tcp_set_rcvlowat), within `net.ipv4.tcp_rmem`.
 pub const GATHERED: usize = 1 << 20;
-/// The same for one that brings as much within two milliseconds: most of what the kernel's own tuning gives so fast a stream.
+/// The same for one that fills that between two visits: most of what the kernel's own tuning gives so fast a stream.
 pub const GATHERED_MOST: usize = 3 << 20;
 /// Sockets that a worker keeps to connect anew, per family. No descriptors are set aside for them: where there are none left,
 /// these are let go.

@@ -224,11 +224,15 @@ impl Conductor {
         outcome
     }
 
-    /// Waits until the workers accept: who is told that we are ready may come at once. What keeps one from it for longer is
-    /// the watchdog's affair.
+    /// Waits until the workers accept: who is told that we are ready may come at once.
     async fn await_workers(&mut self) {
         let deadline = Instant::now() + IN_PLACE;
-        while !self.fleet.is_in_place() && Instant::now() < deadline {
+        while !self.fleet.is_in_place() {
+            if Instant::now() >= deadline {
+                return self
+                    .log
+                    .say(Event::warn("workers_late", "not every worker accepts yet; who connects may wait"));
+            }
             sleep(IN_PLACE_LOOK).await;
             self.fleet.deliver();
         }
