@@ -194,9 +194,7 @@ fn a_server_that_does_not_answer_is_down_and_elsewhere_is_elsewhere() {
     await_state(&ringway, "side", "down");
     assert_eq!(ask(front), "reset");
     assert_eq!(ringway.record("no_server")["code"], "SC");
-    await_that("an event of the pool", || {
-        ringway.events().iter().any(|line| line.contains("pool side has no server left"))
-    });
+    ringway.await_event("pool side has no server left");
     ringway.end_well();
 }
 
@@ -225,7 +223,7 @@ fn connects_that_fail_in_a_row_eject_a_server_for_ever_longer() {
     let back = Server::at(gone, |mut stream| drop(stream.write_all(b"back")));
     await_that("the server to be back", || ask(front) == "back");
     assert!(is(&ringway, "s0", "up"));
-    assert!(turns(&ringway).iter().any(|(server, state, _)| server == "s0" && state == "up"));
+    await_turn(&ringway, "s0", "up", "");
     drop(back);
     ringway.end_well();
 }
@@ -295,7 +293,7 @@ fn with_fail_open_servers_that_are_down_are_better_than_none() {
     await_state(&ringway, "s1", "down");
     let names: BTreeSet<String> = (0..10).map(|_| served().expect("either")).collect();
     assert_eq!(names.len(), 2);
-    await_that("an event of the pool", || ringway.events().iter().any(|line| line.contains("fail_open")));
+    ringway.await_event("fail_open");
 
     // The state stays over the reload, which leaves the check as it was.
     ringway.reload_with(&config(""));
@@ -363,8 +361,8 @@ fn a_reload_keeps_what_is_known_and_a_new_server_proves_itself_first() {
         one_pool(front, servers, &lines)
     };
     let ringway = Ringway::start(&ground, &config(&[a.address(), dead], QUICK));
-    await_state(&ringway, "s0", "up");
-    await_state(&ringway, "s1", "down");
+    await_turn(&ringway, "s0", "up", "");
+    await_turn(&ringway, "s1", "down", "");
     let events = turns(&ringway).len();
 
     // Another pace, and nothing else: nobody is asked anew.
@@ -443,7 +441,7 @@ fn t36_a_mass_failure() {
     health.status.store(200, Ordering::SeqCst);
     await_that("all to be up again", || count("up") == 200.0);
     assert_eq!(answers(front, 200), BTreeSet::from(["x".to_owned()]));
-    assert_eq!(turns(&ringway).len(), 600);
+    await_that("an event of each change", || turns(&ringway).len() == 600);
     assert_eq!(ringway.metric("ringway_log_dropped_total", &[]), 0.0);
     ringway.end_well();
 }

@@ -31,6 +31,7 @@ fn falls_back(setup: Setup<'_>, ground: &Ground, errno: &str, reason: &str, reme
     drop(client);
     assert_eq!(ringway.metric("ringway_engine_info", &[("engine", "epoll"), ("reason", reason)]), 1.0, "{reason}");
     assert_eq!(ringway.metric("ringway_engine_info", &[]), 1.0, "one engine only");
+    ringway.await_event("\"event\":\"engine\"");
     let events = ringway.events();
     let warnings: Vec<&String> = events.iter().filter(|event| event.contains("\"level\":\"warn\"")).collect();
     let [warning] = warnings.iter().filter(|event| event.contains("\"engine\"")).collect::<Vec<_>>()[..] else {
@@ -83,8 +84,7 @@ fn the_conductor_does_without_a_ring_of_its_own() {
     let config = one_pool(front, &[server.address()], "");
     let ringway = Setup::on(&ground).wrapped(&wrapped(&refusing("ENOMEM", ":when=3+"))).start(&config);
     assert_eq!(ringway.metric("ringway_engine_info", &[("engine", "io_uring")]), 1.0);
-    let events = ringway.events().join("\n");
-    assert!(events.contains("\"event\":\"conductor\""), "{events}");
+    ringway.await_event("\"event\":\"conductor\"");
     ringway.reload_with(&(config + "idle_timeout = \"77s\"\n"));
     let mut client = connect(front);
     exchange(&mut client, b"through rings").expect("an echo");

@@ -178,7 +178,7 @@ fn writes_follow_the_primary() {
     cluster.servers[1].sql("SET GLOBAL read_only = 0");
     ringway.await_metric("ringway_split_brain", &[("pool", "db")], |split| split == 1.0);
     assert_eq!(answering(cluster.write), [3]);
-    assert!(ringway.events().iter().any(|event| event.contains("split brain in pool db")));
+    ringway.await_event("split brain in pool db");
     cluster.servers[1].sql("SET GLOBAL read_only = 1");
     ringway.await_metric("ringway_split_brain", &[("pool", "db")], |split| split == 0.0);
     assert_eq!(answering(cluster.write), [3], "no way back by force");
@@ -356,7 +356,7 @@ fn writes_wait_for_a_primary() {
             assert_eq!(client.join().expect("no panic").expect("the primary again"), 2);
         }
     });
-    assert!(ringway.events().iter().any(|event| event.contains("writes wait in the queue")));
+    ringway.await_event("writes wait in the queue");
     for reason in ["no_server", "connect_refused", "queue_full", "queue_timeout"] {
         assert_eq!(ringway.ended(reason), 0.0, "{reason}");
     }

@@ -231,7 +231,7 @@ fn a_daemon_without_root_keeps_it_where_it_may() {
     assert!(home.uid() != 0 && home.uid() == file.uid(), "they are the daemon's");
     ringway.kill_and_start_again();
     assert_eq!(answers(front, 4), "ab");
-    assert!(ringway.events().iter().any(|event| event.contains("\"event\":\"overlay\"")), "it is said");
+    ringway.await_event("\"event\":\"overlay\"");
     ringway.end_well();
 }
 

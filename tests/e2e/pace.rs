@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::harness::cluster::{Client, Cluster, await_roles};
-use crate::harness::facts::{await_that, lines_of};
 use crate::harness::ground::Ground;
 use crate::harness::peers::{Server, connect, end_of, exchange, read_exactly};
 use crate::harness::ringway::{Ringway, one_pool};
@@ -26,11 +25,6 @@ fn crowd(front: SocketAddr, count: usize) -> Vec<(Vec<u8>, TcpStream)> {
 /// How many of them are reset, when all that are to be have been.
 fn count_reset(clients: &mut [(Vec<u8>, TcpStream)]) -> usize {
     clients.iter_mut().filter_map(|(_, client)| exchange(client, b"x").err()).count()
-}
-
-/// An event that says so.
-fn await_event(ringway: &Ringway, part: &str) {
-    await_that(part, || lines_of(ringway.log()).iter().any(|line| line.contains(part)));
 }
 
 #[test]
@@ -58,7 +52,7 @@ fn a_node_is_drained_over_a_time() {
     ringway.await_metric("ringway_sessions_ended_total", &[("reason", "moved")], |ended| ended == 20.0);
     // The last of twenty comes in the last twentieth of a second and a half: they were not ended all at once.
     assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
-    await_event(&ringway, "the time is up: 20 sessions were ended, those that were busy go on");
+    ringway.await_event("the time is up: 20 sessions were ended, those that were busy go on");
     assert_eq!(count_reset(&mut idle), 20);
     assert_eq!(count_reset(&mut late), 0, "who came later has been sent here all the same");
     let record = ringway.record("moved");
@@ -68,10 +62,10 @@ fn a_node_is_drained_over_a_time() {
     let said = ringway.done(&["drain", "--for", "1h", "--close"]);
     assert!(said.contains("2 sessions: the idle ones are ended over 1h, then the others"), "{said}");
     assert_eq!(ringway.done(&["drain", "--undo"]), "ready; 2 sessions go on\n");
-    await_event(&ringway, "no more sessions are ended; 0 were");
+    ringway.await_event("no more sessions are ended; 0 were");
     ringway.done(&["drain", "--for", "1s", "--close"]);
     assert_eq!(end_of(&mut busy), Err(ErrorKind::ConnectionReset));
-    await_event(&ringway, "everybody is ended, 2 sessions in all");
+    ringway.await_event("everybody is ended, 2 sessions in all");
     ringway.done(&["drain", "--undo"]);
     drop((idle, late));
     ringway.settles();
@@ -88,10 +82,10 @@ fn the_sessions_of_a_server_are_led_to_the_others() {
     let said = ringway.done(&["server", "set", "pool/s0", "--state", "drain", "--for", "1h"]);
     assert!(said.contains("pool/s0: the idle ones are ended over 1h, the busy ones go on"), "{said}");
     ringway.done(&["server", "set", "pool/s0", "--state", "ready"]);
-    await_event(&ringway, "no more sessions are ended; 0 were");
+    ringway.await_event("no more sessions are ended; 0 were");
     let said = ringway.done(&["server", "set", "pool/s0", "--state", "maint", "--for", "2s", "--wait"]);
     assert!(said.ends_with("pool/s0: no sessions left\n"), "{said}");
-    await_event(&ringway, "no session is left of those that were to go; 10 of them were ended");
+    ringway.await_event("no session is left of those that were to go; 10 of them were ended");
     let (mut theirs, mut others): (Vec<_>, Vec<_>) = clients.drain(..).partition(|(name, _)| name == b"a");
     assert_eq!((count_reset(&mut theirs), count_reset(&mut others)), (10, 0));
     assert_eq!(ringway.ended("moved"), 10.0);
@@ -141,7 +135,7 @@ fn a_pool_is_brought_into_balance() {
     // It goes on only as long as it makes sense, and until it is stopped.
     ringway.done(&["rebalance", "pool", "--for", "1h"]);
     ringway.done(&["server", "set", "pool/s2", "--state", "drain"]);
-    await_event(&ringway, "nobody has too many that might move; 0 of 6 sessions were ended");
+    ringway.await_event("nobody has too many that might move; 0 of 6 sessions were ended");
     ringway.done(&["server", "set", "pool/s2", "--state", "ready"]);
     ringway.done(&["rebalance", "pool", "--for", "1h"]);
     assert_eq!(ringway.done(&["rebalance", "pool", "--stop"]), "pool: no more sessions are ended; 0 were\n");
@@ -153,7 +147,7 @@ fn a_pool_is_brought_into_balance() {
     assert!(said.ends_with("pool: 6 sessions are ended, if idle, over 2s\n"), "{said}");
     ringway.await_metric("ringway_sessions_ended_total", &[("reason", "moved")], |ended| ended == 6.0);
     assert!(begun.elapsed() >= Duration::from_secs(1), "one after the other: {:?}", begun.elapsed());
-    await_event(&ringway, "6 of 6 sessions were ended");
+    ringway.await_event("6 of 6 sessions were ended");
     assert_eq!(count_reset(&mut clients), 6);
     let back = crowd(front, 6);
     assert!(back.iter().all(|(name, _)| name == b"c"), "they are where there is room");
@@ -199,7 +193,7 @@ fn who_is_busy_is_not_moved() {
     ringway.done(&["server", "set", "pool/s1", "--state", "ready"]);
     let said = ringway.done(&["rebalance", "pool", "--for", "1s"]);
     assert!(said.contains("pool/s0: 8 sessions, share 4, 4 too many (2 of all are idle now)"), "{said}");
-    await_event(&ringway, "its time is up; 2 of 4 sessions were ended");
+    ringway.await_event("its time is up; 2 of 4 sessions were ended");
     assert_eq!(ringway.ended("moved"), 2.0);
     let mut idle: Vec<_> = clients.drain(..2).collect();
     assert_eq!(count_reset(&mut idle), 2);
@@ -238,7 +232,7 @@ fn readers_are_evened_out_and_writers_stay() {
     assert_eq!(said, format!("{shown}db: 4 sessions would be ended, if idle, over 1m\n"));
     let said = ringway.done(&["rebalance", "db", "--for", "1s"]);
     assert_eq!(said, format!("{shown}db: 4 sessions are ended, if idle, over 1s\n"));
-    await_event(&ringway, "4 of 4 sessions were ended");
+    ringway.await_event("4 of 4 sessions were ended");
     assert_eq!(come_back(&mut readers, read), 4);
     assert_eq!(on_each(&readers), [0, 4, 4]);
     assert_eq!(come_back(&mut writers, write), 0, "a writer had to come back");

@@ -115,7 +115,7 @@ fn authorities_are_the_systems_or_in_a_file() {
     let ringway = Setup::on(&ground).wrapped(&["env", &system]).start(&config);
     await_state(&ringway, "system", "up");
     let complaint = format!("no check was possible: {}: no such file or directory", later.display());
-    await_that("a complaint about the file", || ringway.events().iter().any(|line| line.contains(&complaint)));
+    ringway.await_event(&complaint);
     await_state(&ringway, "filed", "unknown");
     let status = String::from_utf8(ringway.verb(&["status"]).stdout).expect("UTF-8");
     assert!(status.contains("! filed/filed is unknown for ") && status.contains(&complaint), "{status}");

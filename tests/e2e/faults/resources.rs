@@ -164,14 +164,14 @@ fn t18_memory_pressure() {
     await_that("all others to end", || ringway.sessions() == 1.0);
     let pid = ringway.pid();
     limit_memory(pid, address_space_of(pid) * 100 / 92);
-    await_that("it to be said", || ringway.events().iter().any(|line| line.contains("memory_short")));
+    ringway.await_event("memory_short");
     let refused = try_connect(front).and_then(|mut more| more.read_exact(&mut [0; 1]));
     assert!(refused.is_err(), "let in while memory is short");
     assert!(ringway.metric("ringway_listener_rejected_total", &[("reason", "memory")]) >= 1.0);
     readers[0].set_nonblocking(false).expect("a socket");
     readers[0].read_exact(&mut [0; 1 << 20]).expect("a session that is in goes on");
     limit_memory(pid, needed << 20);
-    await_that("it to be said", || ringway.events().iter().any(|line| line.contains("memory_enough")));
+    ringway.await_event("memory_enough");
     connect(front).read_exact(&mut [0; 4096]).expect("let in again");
     readers.clear();
     await_that("all to end", || ringway.sessions() == 0.0);
@@ -262,7 +262,7 @@ fn t21_a_full_disk() {
         let mut ringway = Setup::on(&ground).rehearsing("records=256").start(&one_pool(front, &[server.address()], ""));
         let baseline = Baseline::of(&ringway);
         until_dropped(&ringway, front);
-        assert!(ringway.events().iter().any(|line| line.contains("the log cannot be written")));
+        ringway.await_event("the log cannot be written");
 
         fs::remove_file(disk.join("ballast")).expect("there");
         fs::write(disk.join("log"), "").expect("rotated");

@@ -322,6 +322,17 @@ impl Ringway {
             .collect()
     }
 
+    /// Waits until the log has an event with these words, which comes a moment after what it tells of.
+    pub fn await_event(&self, words: &str) {
+        await_that(words, || self.events().iter().any(|line| line.contains(words)));
+    }
+
+    /// Waits until the log tells of so many reloads that were refused.
+    pub fn await_refusals(&self, count: usize) {
+        let refusals = || self.events().iter().filter(|line| line.contains("\"applied\":false")).count();
+        await_that(&format!("{count} reloads to be refused"), || refusals() == count);
+    }
+
     /// Waits for the access record of the only session that ended for this reason.
     pub fn record(&self, reason: &str) -> Value {
         let what = format!("an access record with reason {reason}");
