@@ -23,7 +23,7 @@ fn ordered(policy: Policy, servers: &[(u16, u32, bool)], turn: usize) -> Arc<Poo
 /// The same with more lines for the pool.
 fn written(policy: Policy, servers: &[(u16, u32, bool)], turn: usize, lines: &str) -> Arc<Pool> {
     let mut text = String::from("[listeners.l]\nbind = '127.0.0.1:1'\npool = 'p'\n[pools.p]\n");
-    write!(text, "policy = '{}'\nservers = [\n", policy.name()).unwrap();
+    write!(text, "policy = '{}'\nservers = [\n", policy.name()).expect("a string takes all");
     let mut list: Vec<_> = servers.iter().enumerate().collect();
     list.rotate_left(turn);
     for (i, (weight, max, backup)) in list {
@@ -33,7 +33,7 @@ fn written(policy: Policy, servers: &[(u16, u32, bool)], turn: usize, lines: &st
             text,
             "{{ name = 's{i}', address = '127.0.0.1:{port}', weight = {weight}, {limit}backup = {backup} }},"
         )
-        .unwrap();
+        .expect("a string takes all");
     }
     text.push_str("]\n");
     text.push_str(lines);
@@ -113,7 +113,7 @@ fn equal_servers_alternate_exactly_over_threads() {
     let pool = pool(&[(1, 0, false), (1, 0, false)]);
     let counts: Vec<Vec<usize>> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| shares(&pool, 2_500))).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
     });
     assert_eq!(counts.iter().map(|c| c[0]).sum::<usize>(), 5_000);
 }
@@ -208,7 +208,7 @@ fn claims_under_contention_never_exceed_the_limit() {
                 scope.spawn(|| (0..100).filter(|_| matches!(ask(&pool, &Tried::default()), Pick::Server(_))).count())
             })
             .collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
     });
     assert_eq!(got, 7);
     assert_eq!(pool.servers[0].ledger.active.load(Ordering::Relaxed), 7);
@@ -272,7 +272,7 @@ fn two_choices_keep_held_sessions_even() {
     }
     // One choice would leave some 80 between the fullest and the emptiest.
     let active = active(&pool);
-    let spread = active.iter().max().unwrap() - active.iter().min().unwrap();
+    let spread = active.iter().max().expect("some") - active.iter().min().expect("some");
     assert!(spread <= 12, "{active:?}");
 }
 
@@ -352,7 +352,7 @@ fn is_right(pool: &Pool, tried: &Tried, n: u32) -> Result<(), TestCaseError> {
         let (ledger, backup) = (&server.ledger, usize::from(server.backup));
         let out = server.weight == 0
             || ledger.standing() != Standing::Ready
-            || tried.servers[..usize::from(tried.count)].contains(&u16::try_from(index).unwrap());
+            || tried.servers[..usize::from(tried.count)].contains(&u16::try_from(index).expect("few"));
         match (ledger.health(), ledger.is_ejected()) {
             _ if out => None,
             (Health::Unchecked | Health::Up, false) => Some(2 * backup),
@@ -517,7 +517,7 @@ fn a_ramp_narrows_places_and_fails_nobody() {
 fn who_can_wait_waits_for_a_server_that_ramps() {
     let text = "[listeners.l]\nbind = '127.0.0.1:1'\npool = 'p'\n[pools.p]\nqueue = { limit = 5 }\nservers = \
                 [{ name = 'a', address = '127.0.0.1:2', max_connections = 8 }]\n";
-    let draft = crate::config::parse("test", text, &|_| None).unwrap();
+    let draft = crate::config::parse("test", text, &|_| None).expect("a right configuration");
     let pool = Arc::clone(&draft.compile(&mut Registry::new(1), None).pools[0]);
     ramp(&pool.servers[0], 1);
     let nobody = Tried::default();

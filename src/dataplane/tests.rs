@@ -30,9 +30,9 @@ struct Bench<E: Engine> {
 }
 
 fn bench<E: Engine>(servers: &[SocketAddr], terms: &str) -> Bench<E> {
-    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-    socket.set_nonblocking(true).unwrap();
-    let address = socket.local_addr().unwrap();
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    socket.set_nonblocking(true).expect("a socket");
+    let address = socket.local_addr().expect("bound");
     let servers: String =
         servers.iter().enumerate().map(|(i, server)| format!("{{ name = 's{i}', address = '{server}' }},")).collect();
     let text = format!(
@@ -45,22 +45,22 @@ fn bench<E: Engine>(servers: &[SocketAddr], terms: &str) -> Bench<E> {
     let commons = Arc::new(Commons::new(1, Scene { plan, doors: vec![(door, Arc::clone(&listener))] }, 10_000));
     let crew = vec![super::worker::hire::<E>(0, None, &commons).expect("both engines are to be had")];
     let worker = super::worker::begin(crew, &commons).pop();
-    hatch::pass(commons.desks[0].hatch().0, Ticket::of_door(1).0, socket.as_raw_fd()).unwrap();
-    let mut bench = Bench { commons, bell: E::new().unwrap(), worker, address, listener };
+    hatch::pass(commons.desks[0].hatch().0, Ticket::of_door(1).0, socket.as_raw_fd()).expect("room in the hatch");
+    let mut bench = Bench { commons, bell: E::new().expect("an engine"), worker, address, listener };
     bench.post(Mail::NewScene);
     bench
 }
 
 impl<E: Engine> Bench<E> {
     fn client(&self) -> TcpStream {
-        let client = TcpStream::connect(self.address).unwrap();
-        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let client = TcpStream::connect(self.address).expect("a listening socket");
+        client.set_read_timeout(Some(Duration::from_secs(10))).expect("a socket");
         client
     }
 
     fn post(&mut self, mail: Mail) {
-        self.commons.post(0, mail, &mut self.bell).unwrap();
-        self.bell.wait(Some(0), &mut Vec::new()).unwrap(); // a ring rings when it is entered
+        self.commons.post(0, mail, &mut self.bell).expect("room for mail");
+        self.bell.wait(Some(0), &mut Vec::new()).expect("the bell rings"); // a ring rings when it is entered
     }
 
     /// Waits until the worker has turned a few times.
@@ -88,7 +88,7 @@ impl<E: Engine> Bench<E> {
 impl<E: Engine> Drop for Bench<E> {
     fn drop(&mut self) {
         self.post(Mail::Stop);
-        self.worker.take().unwrap().join().unwrap();
+        self.worker.take().expect("not joined before").join().expect("no panic");
         let tally = self.listener.ledger.tally.of(0);
         let ended: u64 = tally.ended.iter().map(|count| count.read()).sum();
         assert_eq!(tally.opened.read(), ended, "every session ends once");
@@ -100,8 +100,8 @@ impl<E: Engine> Drop for Bench<E> {
 }
 
 fn server() -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound");
     (listener, address)
 }
 
@@ -144,33 +144,33 @@ fn bytes_go_both_ways_and_half_close_goes_through<E: Engine>() {
     let sent = pattern(20 << 20);
     let expected = sent.clone();
     let serving = thread::spawn(move || {
-        let (mut conn, _) = backend.accept().unwrap();
+        let (mut conn, _) = backend.accept().expect("a connection");
         let mut got = Vec::new();
-        conn.read_to_end(&mut got).unwrap();
+        conn.read_to_end(&mut got).expect("all of it");
         // The client has finished; the answer still goes through.
-        conn.write_all(&got).unwrap();
+        conn.write_all(&got).expect("sent");
     });
     let mut client = bench.client();
-    client.write_all(&sent).unwrap();
-    client.shutdown(Shutdown::Write).unwrap();
+    client.write_all(&sent).expect("sent");
+    client.shutdown(Shutdown::Write).expect("connected");
     let mut back = Vec::new();
-    client.read_to_end(&mut back).unwrap();
-    serving.join().unwrap();
+    client.read_to_end(&mut back).expect("all of it");
+    serving.join().expect("no panic");
     assert!(back == expected, "got {} bytes", back.len());
     let record = bench.record();
     assert_eq!(record.ending, Some(Ending::Done));
     assert_eq!((record.bytes_in, record.bytes_out), (20 << 20, 20 << 20));
-    assert_eq!(record.client, Some(client.local_addr().unwrap()));
+    assert_eq!(record.client, Some(client.local_addr().expect("bound")));
 }
 
 fn a_server_that_speaks_first_is_heard<E: Engine>() {
     let (backend, address) = server();
     let bench = bench::<E>(&[address], "");
     let mut client = bench.client();
-    let (mut conn, _) = backend.accept().unwrap();
-    conn.write_all(b"welcome").unwrap();
+    let (mut conn, _) = backend.accept().expect("a connection");
+    conn.write_all(b"welcome").expect("sent");
     let mut seven = [0; 7];
-    client.read_exact(&mut seven).unwrap();
+    client.read_exact(&mut seven).expect("an answer");
     assert_eq!(&seven, b"welcome");
 }
 
@@ -179,13 +179,13 @@ fn a_reset_arrives_as_a_reset<E: Engine>() {
     let bench = bench::<E>(&[address], "");
     for from_client in [true, false] {
         let mut client = bench.client();
-        let (mut conn, _) = backend.accept().unwrap();
-        client.write_all(b"x").unwrap();
-        conn.read_exact(&mut [0]).unwrap();
+        let (mut conn, _) = backend.accept().expect("a connection");
+        client.write_all(b"x").expect("sent");
+        conn.read_exact(&mut [0]).expect("a request");
         let (gone, mut left) = if from_client { (client, conn) } else { (conn, client) };
-        socket2::SockRef::from(&gone).set_linger(Some(Duration::ZERO)).unwrap();
+        socket2::SockRef::from(&gone).set_linger(Some(Duration::ZERO)).expect("a socket");
         drop(gone);
-        let error = left.read(&mut [0]).unwrap_err();
+        let error = left.read(&mut [0]).expect_err("a reset");
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
         let ending = if from_client { Ending::ClientReset } else { Ending::ServerReset };
         assert_eq!(bench.record().ending, Some(ending));
@@ -198,7 +198,7 @@ fn a_refused_connect_goes_to_the_next_server<E: Engine>() {
     let bench = bench::<E>(&[refusing, address], "");
     for _ in 0..4 {
         let client = bench.client();
-        drop(backend.accept().unwrap());
+        drop(backend.accept().expect("a connection"));
         drop(client);
         let record = bench.record();
         assert_eq!(record.server, Some(1));
@@ -212,7 +212,7 @@ fn when_no_server_accepts_the_client_is_reset<E: Engine>() {
     let refusing = { server().1 };
     let bench = bench::<E>(&[refusing], "");
     let mut client = bench.client();
-    assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(client.read(&mut [0]).expect_err("a reset").kind(), ErrorKind::ConnectionReset);
     assert_eq!(bench.record().ending, Some(Ending::ConnectRefused));
 }
 
@@ -220,7 +220,7 @@ fn silence_ends_a_session_by_its_timer<E: Engine>() {
     let (_backend, address) = server();
     let bench = bench::<E>(&[address], "idle_timeout = '50ms'");
     let mut client = bench.client();
-    assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(client.read(&mut [0]).expect_err("a reset").kind(), ErrorKind::ConnectionReset);
     assert_eq!(bench.record().ending, Some(Ending::IdleTimeout));
 }
 
@@ -228,10 +228,10 @@ fn a_half_closed_session_has_a_timer_of_its_own<E: Engine>() {
     let (backend, address) = server();
     let bench = bench::<E>(&[address], "half_close_timeout = '50ms'");
     let mut client = bench.client();
-    client.shutdown(Shutdown::Write).unwrap();
-    let (mut conn, _) = backend.accept().unwrap();
-    assert_eq!(conn.read(&mut [0]).unwrap(), 0);
-    assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    client.shutdown(Shutdown::Write).expect("connected");
+    let (mut conn, _) = backend.accept().expect("a connection");
+    assert_eq!(conn.read(&mut [0]).expect("a clean end"), 0);
+    assert_eq!(client.read(&mut [0]).expect_err("a reset").kind(), ErrorKind::ConnectionReset);
     assert_eq!(bench.record().ending, Some(Ending::HalfCloseTimeout));
 }
 
@@ -239,15 +239,15 @@ fn what_a_server_said_before_its_reset_is_delivered<E: Engine>() {
     let (backend, address) = server();
     let bench = bench::<E>(&[address], "");
     let mut client = bench.client();
-    let (mut conn, _) = backend.accept().unwrap();
+    let (mut conn, _) = backend.accept().expect("a connection");
     // Unread input makes the close a reset, as with a web server that refuses an upload.
-    client.write_all(b"a request nobody reads").unwrap();
-    conn.peek(&mut [0]).unwrap();
+    client.write_all(b"a request nobody reads").expect("sent");
+    conn.peek(&mut [0]).expect("a request");
     let said = pattern(100_000);
-    conn.write_all(&said).unwrap();
+    conn.write_all(&said).expect("sent");
     drop(conn);
     let mut got = Vec::new();
-    let error = client.read_to_end(&mut got).unwrap_err();
+    let error = client.read_to_end(&mut got).expect_err("a reset");
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     assert!(!got.is_empty() && said.starts_with(&got), "{} bytes", got.len());
 }
@@ -256,23 +256,23 @@ fn the_tail_of_a_stream_arrives<E: Engine>() {
     let (backend, address) = server();
     let bench = bench::<E>(&[address], "");
     let mut client = bench.client();
-    let (mut conn, _) = backend.accept().unwrap();
+    let (mut conn, _) = backend.accept().expect("a connection");
     // Long enough for its socket to gather, more than once; each time nothing comes after the tail.
     for _ in 0..3 {
         let said = pattern((8 << 20) + 100);
         let sender = thread::spawn({
-            let (mut conn, said) = (conn.try_clone().unwrap(), said.clone());
-            move || conn.write_all(&said).unwrap()
+            let (mut conn, said) = (conn.try_clone().expect("a descriptor"), said.clone());
+            move || conn.write_all(&said).expect("sent")
         });
         let mut heard = vec![0; said.len()];
-        client.read_exact(&mut heard).unwrap();
+        client.read_exact(&mut heard).expect("an answer");
         assert!(heard == said, "other bytes");
-        sender.join().unwrap();
+        sender.join().expect("no panic");
         // The stream has paused: a question and its answer go through at once.
-        client.write_all(b"?").unwrap();
-        conn.read_exact(&mut [0]).unwrap();
-        conn.write_all(b"!").unwrap();
-        client.read_exact(&mut [0]).unwrap();
+        client.write_all(b"?").expect("sent");
+        conn.read_exact(&mut [0]).expect("a request");
+        conn.write_all(b"!").expect("sent");
+        client.read_exact(&mut [0]).expect("an answer");
     }
 }
 
@@ -280,8 +280,8 @@ fn a_reader_that_stops_holds_only_its_own_sender<E: Engine>() {
     let (backend, address) = server();
     let bench = bench::<E>(&[address], "");
     let mut slow = bench.client();
-    let (mut source, _) = backend.accept().unwrap();
-    source.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+    let (mut source, _) = backend.accept().expect("a connection");
+    source.set_write_timeout(Some(Duration::from_millis(300))).expect("a socket");
     let chunk = pattern(1 << 20);
     let mut accepted = 0usize;
     loop {
@@ -294,15 +294,15 @@ fn a_reader_that_stops_holds_only_its_own_sender<E: Engine>() {
     }
     // Another session is served meanwhile.
     let mut other = bench.client();
-    let (mut conn, _) = backend.accept().unwrap();
-    other.write_all(b"hello").unwrap();
+    let (mut conn, _) = backend.accept().expect("a connection");
+    other.write_all(b"hello").expect("sent");
     let mut five = [0; 5];
-    conn.read_exact(&mut five).unwrap();
+    conn.read_exact(&mut five).expect("a request");
     drop(source);
     let mut got = 0;
     let mut buffer = vec![0; 1 << 16];
     loop {
-        match slow.read(&mut buffer).unwrap() {
+        match slow.read(&mut buffer).expect("bytes, or the end") {
             0 => break,
             n => got += n,
         }
@@ -318,10 +318,10 @@ fn a_reader_that_stops_holds_only_its_own_sender<E: Engine>() {
 
 /// A question and its answer.
 fn exchange(client: &mut TcpStream, conn: &mut TcpStream) {
-    client.write_all(b"?").unwrap();
-    conn.read_exact(&mut [0]).unwrap();
-    conn.write_all(b"!").unwrap();
-    client.read_exact(&mut [0]).unwrap();
+    client.write_all(b"?").expect("sent");
+    conn.read_exact(&mut [0]).expect("a request");
+    conn.write_all(b"!").expect("sent");
+    client.read_exact(&mut [0]).expect("an answer");
 }
 
 fn who_is_idle_is_led_out_and_who_is_busy_stays<E: Engine>() {
@@ -329,39 +329,39 @@ fn who_is_idle_is_led_out_and_who_is_busy_stays<E: Engine>() {
     let mut bench = bench::<E>(&[address], "");
     let [mut idle, mut asks, mut half] = [(); 3].map(|()| {
         let client = bench.client();
-        (client, backend.accept().unwrap().0)
+        (client, backend.accept().expect("a connection").0)
     });
     for (client, conn) in [&mut idle, &mut asks, &mut half] {
         exchange(client, conn);
     }
-    asks.0.write_all(b"?").unwrap();
-    asks.1.read_exact(&mut [0]).unwrap();
-    half.0.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(half.1.read(&mut [0]).unwrap(), 0);
+    asks.0.write_all(b"?").expect("sent");
+    asks.1.read_exact(&mut [0]).expect("a request");
+    half.0.shutdown(Shutdown::Write).expect("connected");
+    assert_eq!(half.1.read(&mut [0]).expect("a clean end"), 0);
     let order = Arc::new(Exodus::of_all(monotonic_ns()));
-    let mut late = (bench.client(), backend.accept().unwrap().0);
+    let mut late = (bench.client(), backend.accept().expect("a connection").0);
     exchange(&mut late.0, &mut late.1);
     bench.post(Mail::Exodus(Arc::clone(&order)));
     order.admit(10, 10);
     bench.let_it_turn();
     assert_eq!(order.gone(), 0, "nobody has been silent for so long");
     order.spare(0);
-    assert_eq!(idle.0.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(idle.0.read(&mut [0]).expect_err("a reset").kind(), ErrorKind::ConnectionReset);
     let record = bench.record();
     assert_eq!((record.ending, record.bytes_out), (Some(Ending::Moved), 1));
     bench.let_it_turn();
     assert_eq!(order.gone(), 1);
     // Who asked gets the answer, and is idle then.
-    asks.1.write_all(b"!").unwrap();
-    asks.0.read_exact(&mut [0]).unwrap();
-    assert_eq!(asks.0.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    asks.1.write_all(b"!").expect("sent");
+    asks.0.read_exact(&mut [0]).expect("an answer");
+    assert_eq!(asks.0.read(&mut [0]).expect_err("a reset").kind(), ErrorKind::ConnectionReset);
     assert_eq!(bench.record().ending, Some(Ending::Moved));
     // So do those who have finished; at the very end they leave all the same.
-    half.1.write_all(b"!").unwrap();
-    half.0.read_exact(&mut [0]).unwrap();
+    half.1.write_all(b"!").expect("sent");
+    half.0.read_exact(&mut [0]).expect("an answer");
     bench.let_it_turn();
     order.take_everyone();
-    assert_eq!(half.0.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(half.0.read(&mut [0]).expect_err("a reset").kind(), ErrorKind::ConnectionReset);
     assert_eq!(bench.record().ending, Some(Ending::Moved));
     let end = Instant::now() + Duration::from_secs(10);
     while Arc::strong_count(&order) > 1 {
@@ -375,14 +375,14 @@ fn who_is_idle_is_led_out_and_who_is_busy_stays<E: Engine>() {
 fn who_has_not_got_everything_is_not_idle<E: Engine>() {
     let (backend, address) = server();
     let mut bench = bench::<E>(&[address], "");
-    let client = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    client.set_recv_buffer_size(4_096).unwrap();
-    client.connect(&bench.address.into()).unwrap();
+    let client = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    client.set_recv_buffer_size(4_096).expect("a socket");
+    client.connect(&bench.address.into()).expect("a listening socket");
     let mut client = TcpStream::from(client);
-    client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let (mut conn, _) = backend.accept().unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(10))).expect("a socket");
+    let (mut conn, _) = backend.accept().expect("a connection");
     let said = pattern(64 << 10);
-    conn.write_all(&said).unwrap();
+    conn.write_all(&said).expect("sent");
     // All of it has left the worker, and most of it waits in the kernel for the client to read.
     let moved = || bench.listener.ledger.tally.of(0).bytes_out.read();
     let end = Instant::now() + Duration::from_secs(10);
@@ -397,9 +397,9 @@ fn who_has_not_got_everything_is_not_idle<E: Engine>() {
     bench.let_it_turn();
     assert_eq!(order.gone(), 0);
     let mut heard = vec![0; said.len()];
-    client.read_exact(&mut heard).unwrap();
+    client.read_exact(&mut heard).expect("an answer");
     assert!(heard == said, "other bytes");
-    assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(client.read(&mut [0]).expect_err("a reset").kind(), ErrorKind::ConnectionReset);
     assert_eq!(bench.record().ending, Some(Ending::Moved));
 }
 
@@ -407,15 +407,16 @@ fn no_more_are_led_out_than_may_be<E: Engine>() {
     let ((one, at_one), (two, at_two)) = (server(), server());
     let mut bench = bench::<E>(&[at_one, at_two], "");
     let mut clients: Vec<_> = (0..20).map(|_| bench.client()).collect();
-    let conns: Vec<_> = (0..10).map(|_| (one.accept().unwrap().0, two.accept().unwrap().0)).collect();
+    let conns: Vec<_> =
+        (0..10).map(|_| (one.accept().expect("a connection").0, two.accept().expect("a connection").0)).collect();
     for (mut one, mut two) in conns.iter().map(|(one, two)| (one, two)) {
-        one.write_all(b"1").unwrap();
-        two.write_all(b"2").unwrap();
+        one.write_all(b"1").expect("sent");
+        two.write_all(b"2").expect("sent");
     }
     let mut of_one = 0;
     for client in &mut clients {
         let mut name = [0];
-        client.read_exact(&mut name).unwrap();
+        client.read_exact(&mut name).expect("an answer");
         of_one += u32::from(name == *b"1");
     }
     assert_eq!(of_one, 10);

@@ -234,14 +234,14 @@ mod tests {
 
     #[test]
     fn splice_moves_exactly_what_it_is_told() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (served, _) = listener.accept().unwrap();
-        served.set_nonblocking(true).unwrap();
-        let (out, into) = pipe().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let mut client = TcpStream::connect(listener.local_addr().expect("bound")).expect("a listening socket");
+        let (served, _) = listener.accept().expect("a connection");
+        served.set_nonblocking(true).expect("a socket");
+        let (out, into) = pipe().expect("a pipe");
         assert!(size_pipe(into, 1 << 18) >= 1 << 16);
         assert_eq!(splice(served.as_raw_fd(), into, 1 << 18), Err(Errno::EAGAIN));
-        client.write_all(b"0123456789").unwrap();
+        client.write_all(b"0123456789").expect("sent");
         let filled = loop {
             match splice(served.as_raw_fd(), into, 1 << 18) {
                 Err(Errno::EAGAIN) => std::thread::yield_now(),
@@ -251,7 +251,7 @@ mod tests {
         assert_eq!(filled, Ok(10));
         assert_eq!(splice(out, served.as_raw_fd(), 4), Ok(4));
         let mut four = [0; 4];
-        client.read_exact(&mut four).unwrap();
+        client.read_exact(&mut four).expect("an answer");
         assert_eq!(&four, b"0123");
         close(out);
         close(into);
@@ -260,12 +260,12 @@ mod tests {
     #[test]
     fn addresses_come_back_in_both_families() {
         for bind in ["127.0.0.1:0", "[::1]:0"] {
-            let listener = TcpListener::bind(bind).unwrap();
-            assert_eq!(local(listener.as_raw_fd()), Some(listener.local_addr().unwrap()));
-            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            assert_eq!(peer(client.as_raw_fd()), Some(listener.local_addr().unwrap()));
+            let listener = TcpListener::bind(bind).expect("a free port");
+            assert_eq!(local(listener.as_raw_fd()), Some(listener.local_addr().expect("bound")));
+            let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("a listening socket");
+            assert_eq!(peer(client.as_raw_fd()), Some(listener.local_addr().expect("bound")));
         }
-        let (a, _b) = std::os::unix::net::UnixStream::pair().unwrap();
+        let (a, _b) = std::os::unix::net::UnixStream::pair().expect("two sockets");
         assert_eq!(peer(a.as_raw_fd()), None);
     }
 }

@@ -182,7 +182,7 @@ mod tests {
         assert_eq!(json["errors"]["closed_early"], 1);
         assert_eq!(json["errors"]["refused"], 0);
         assert_eq!(json["first_error"], "gone");
-        assert!((json["latency_us"]["p99"].as_f64().unwrap() - 1500.0).abs() < 2.0);
+        assert!((json["latency_us"]["p99"].as_f64().expect("a number") - 1500.0).abs() < 2.0);
         assert!(json["service_us"].is_null());
         assert!(report.table().contains("1 closed_early"));
     }

@@ -100,14 +100,14 @@ mod tests {
     #[test]
     fn reads_what_it_writes() {
         for text in ["127.0.0.1:80", "[::1]:0", "unix:/tmp/a b.sock"] {
-            assert_eq!(text.parse::<Target>().unwrap().to_string(), text);
+            assert_eq!(text.parse::<Target>().expect("a target").to_string(), text);
         }
-        assert_eq!("localhost:9".parse::<Target>().unwrap().to_string(), "127.0.0.1:9");
+        assert_eq!("localhost:9".parse::<Target>().expect("a target").to_string(), "127.0.0.1:9");
     }
 
     #[test]
     fn says_what_to_do() {
-        let complaint = |text: &str| text.parse::<Target>().unwrap_err();
+        let complaint = |text: &str| text.parse::<Target>().expect_err("no target");
         assert!(complaint("example.com:80").contains("names are not resolved"));
         assert!(complaint("::1:80").contains("[::1]:80"));
         assert!(complaint("127.0.0.1").contains("no port"));

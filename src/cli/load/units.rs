@@ -138,7 +138,7 @@ mod tests {
         assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("0s"), Ok(Duration::ZERO));
         assert_eq!(duration("24h"), Ok(DURATION_MAX));
-        assert!(duration("10").unwrap_err().contains("10s"));
+        assert!(duration("10").expect_err("no unit").contains("10s"));
         assert!(duration("25h").is_err());
         assert!(duration("ms").is_err());
         assert!(duration("3 parsecs").is_err());
