@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::exit;
+use super::out::{complain, print, print_line};
 use crate::base::words::many;
 use crate::config::file::{self, DEFAULT_PATH, ReadError};
 use crate::config::overlay::{Sheet, lay};
@@ -34,11 +35,11 @@ pub fn run(check: &Check) -> ExitCode {
         Ok(draft) => {
             warn(&draft);
             if check.print {
-                print!("{}", draft.print());
+                print(draft.print());
             } else if !check.quiet {
                 let overlay = file::overlay_path(path, draft.global().state_dir.as_deref());
                 let by = draft.overlaid().map(|changed| format!(" ({changed} by {})", overlay.display()));
-                println!("{}: right: {}{}", path.display(), draft.summary(), by.unwrap_or_default());
+                print_line(format_args!("{}: right: {}{}", path.display(), draft.summary(), by.unwrap_or_default()));
             }
             ExitCode::SUCCESS
         }
@@ -51,7 +52,7 @@ fn warn(draft: &Draft) {
     let library = Library::default();
     for (pool, question) in draft.questions() {
         if let Some(why) = library.hindrance(question) {
-            eprintln!("ringway: warning: servers of pool {pool} could not be checked here: {why}");
+            complain(format_args!("ringway: warning: servers of pool {pool} could not be checked here: {why}"));
         }
     }
 }
@@ -69,9 +70,9 @@ impl Wrong {
     /// Tells the user on standard error, and says how to exit.
     pub fn report(&self) -> ExitCode {
         match self {
-            Wrong::File(error) => eprintln!("ringway: {error}"),
+            Wrong::File(error) => complain(format_args!("ringway: {error}")),
             Wrong::Content(complaints) => {
-                eprintln!("{complaints}{}", many(complaints.len(), "complaint"));
+                complain(format_args!("{complaints}{}", many(complaints.len(), "complaint")));
             }
         }
         ExitCode::from(self.code())

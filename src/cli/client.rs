@@ -1,6 +1,6 @@
 //! How verbs talk to a running daemon: one HTTP request over its admin socket.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use tokio::net::UnixStream;
 
 use super::check::{self, Wrong};
 use super::exit;
+use super::out::complain;
 use crate::base::limits::ANSWER_MAX;
 use crate::config::file::{self, DEFAULT_PATH};
 use crate::config::limits::ADMIN_SOCKET_DEFAULT;
@@ -85,7 +86,7 @@ impl ClientError {
 
     /// Tells the user on standard error, and says how to exit.
     pub fn report(&self) -> ExitCode {
-        eprintln!("ringway: {self}");
+        complain(format_args!("ringway: {self}"));
         ExitCode::from(match self {
             ClientError::Config(code) => *code,
             ClientError::Denied(_) => exit::PERMISSION,
@@ -217,11 +218,6 @@ impl Reply {
         let words = serde_json::from_str::<Problem>(&self.body).map_or(self.body, |problem| problem.detail);
         Err(ClientError::Refused(words.trim_end().to_owned()))
     }
-}
-
-/// Prints to standard output; a reader that has left (`| head`) is no error.
-pub(super) fn print(text: &str) {
-    let _ = io::stdout().write_all(text.as_bytes());
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
-use super::client::{ClientError, Target, print};
+use super::client::{ClientError, Target};
 use super::exit;
+use super::out::print;
 use crate::base::words::many;
 use crate::control::span::Span;
 use crate::control::steer::{Drain, Drained};

@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 use std::process::ExitCode;
 
-use super::client::{ClientError, Target, print};
+use super::client::{ClientError, Target};
 use super::exit;
+use super::out::print;
 use crate::control::explain::Explanation;
 
 /// Shows which server a client would get now, and why no other. Asking changes nothing.

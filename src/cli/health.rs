@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
-use super::client::{Target, print};
+use super::client::Target;
 use super::exit;
+use super::out::print;
 
 /// Says by its exit code whether a daemon lives, or takes new connections.
 #[derive(Debug, clap::Args)]

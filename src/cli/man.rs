@@ -1,7 +1,7 @@
 //! `ringway man` and `ringway completions`: what packagers install beside the binary, made from the same description of
 //! the command line that reads it.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -9,6 +9,7 @@ use clap::{Command, CommandFactory};
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, roman};
 
+use super::out::{complain, print};
 use super::{Arguments, exit};
 
 /// Writes the manual pages.
@@ -70,7 +71,7 @@ const SECTIONS: [(&str, &[(&str, &str)]); 3] = [
 pub fn man(verb: &ManVerb) -> ExitCode {
     let done = match &verb.directory {
         Some(directory) => write_pages(directory),
-        None => page(&complete_command(), true).and_then(|page| to_stdout(&page)),
+        None => page(&complete_command(), true).map(|page| print(String::from_utf8_lossy(&page))),
     };
     said(done)
 }
@@ -84,27 +85,17 @@ pub fn completions(verb: &Completions) -> ExitCode {
         Shell::Zsh => generate(Zsh, &mut command, "ringway", &mut script),
         Shell::Fish => generate(Fish, &mut command, "ringway", &mut script),
     }
-    said(to_stdout(&script))
+    print(String::from_utf8_lossy(&script));
+    ExitCode::from(exit::OK)
 }
 
 fn said(done: io::Result<()>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::from(exit::OK),
         Err(error) => {
-            eprintln!("ringway: {error}");
+            complain(format_args!("ringway: {error}"));
             ExitCode::from(exit::FAILURE)
         }
-    }
-}
-
-fn to_stdout(bytes: &[u8]) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(io::Error::new(error.kind(), format!("cannot write to standard output: {error}")))
-        }
-        // Whoever read it has seen enough.
-        _ => Ok(()),
     }
 }
 

@@ -9,6 +9,7 @@ pub mod explain;
 pub mod health;
 pub mod load;
 pub mod man;
+mod out;
 pub mod plan;
 pub mod rebalance;
 pub mod reload;
@@ -100,8 +101,11 @@ pub fn understand<'a>(words: impl Iterator<Item = &'a str>) -> Result<(), String
 
 /// Runs the verb the command line names.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    match arguments.verb {
+    out::closed(obey(Arguments::parse().verb))
+}
+
+fn obey(verb: Verb) -> ExitCode {
+    match verb {
         Verb::Check(verb) => check::run(&verb),
         Verb::Demo(verb) => demo::main(&verb),
         Verb::Plan(verb) => plan::run(&verb),

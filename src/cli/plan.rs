@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use super::check::{self, Wrong};
 use super::client::{ClientError, Reply, Target};
 use super::exit;
+use super::out::{complain, print, print_line};
 use crate::config::diff::{Diff, diff};
 use crate::config::file::{self, DEFAULT_PATH};
 use crate::config::ledger::Registry;
@@ -124,11 +125,11 @@ pub fn compare(old: &Version, new: &Version) -> Result<Diff, Complaints> {
 /// Prints `diff` for a reader or for a program.
 fn show(diff: &Diff, json: bool) -> ExitCode {
     match json {
-        false => print!("{diff}"),
+        false => print(diff),
         true => match serde_json::to_string_pretty(diff) {
-            Ok(text) => println!("{text}"),
+            Ok(text) => print_line(text),
             Err(error) => {
-                eprintln!("ringway plan: {error}");
+                complain(format_args!("ringway plan: {error}"));
                 return ExitCode::from(exit::FAILURE);
             }
         },

@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
-use super::client::{ClientError, Target, print};
+use super::client::{ClientError, Target};
 use super::exit;
+use super::out::print;
 use crate::base::words::many;
 use crate::control::evener::{Rebalance, Rebalanced};
 use crate::control::span::Span;
@@ -50,7 +51,7 @@ fn rebalance(verb: &RebalanceVerb) -> Result<(), ClientError> {
         return Ok(());
     }
     let answer: Rebalanced = serde_json::from_str(&body).map_err(|error| ClientError::strange(&error))?;
-    print(&told(verb, &answer));
+    print(told(verb, &answer));
     Ok(())
 }
 

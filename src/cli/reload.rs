@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use super::client::{ClientError, Reply, Target, print};
+use super::client::{ClientError, Reply, Target};
+use super::out::{complain, print};
 use super::{exit, run};
 use crate::control::reload::Answer;
 
@@ -66,8 +67,8 @@ fn tell(reply: Reply, json: bool) -> Result<u8, ClientError> {
 
 fn show(answer: &Answer) {
     if !answer.applied {
-        eprintln!("{}", answer.report);
-        return eprintln!("refused; configuration {} goes on", answer.generation);
+        complain(&answer.report);
+        return complain(format_args!("refused; configuration {} goes on", answer.generation));
     }
     let mut text = String::new();
     for line in &answer.changes {
@@ -80,5 +81,5 @@ fn show(answer: &Answer) {
     if answer.changes.is_empty() {
         text.push_str("nothing changed\n");
     }
-    print(&format!("{text}configuration {} is in force\n", answer.generation));
+    print(format!("{text}configuration {} is in force\n", answer.generation));
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::exit;
+use super::out::complain;
 use crate::base::words::many;
 use crate::config::file::DEFAULT_PATH;
 use crate::control::conductor;
@@ -33,10 +34,10 @@ pub fn run(run: &Run) -> ExitCode {
 fn report(failure: &Failure) {
     match failure {
         Failure::Invalid(complaints) => {
-            eprintln!("{complaints}{}", many(complaints.len(), "complaint"));
+            complain(format_args!("{complaints}{}", many(complaints.len(), "complaint")));
         }
-        Failure::Engine(refused) => eprintln!("ringway: {refused}\n  remedy: {}", refused.remedy),
-        other => eprintln!("ringway: {other}"),
+        Failure::Engine(refused) => complain(format_args!("ringway: {refused}\n  remedy: {}", refused.remedy)),
+        other => complain(format_args!("ringway: {other}")),
     }
 }
 

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::client::{ClientError, Target, print};
+use super::client::{ClientError, Target};
 use super::drain::{fate, going_on};
 use super::exit;
+use super::out::{complain, print};
 use crate::base::words::many;
 use crate::config::ledger::Standing;
 use crate::control::roster::{Edited, ServerAdd, ServerRemove};
@@ -214,15 +215,15 @@ fn change(set: &Set) -> Result<u8, ClientError> {
     let was = if was == state { String::new() } else { format!(" (was {})", was.word()) };
     let most = if max_connections > 0 { format!(" of at most {max_connections}") } else { String::new() };
     let sessions = many(sessions, "session");
-    print(&format!("{pool}/{server}: {}{was}, weight {weight}, {sessions}{most}\n", state.word()));
+    print(format!("{pool}/{server}: {}{was}, weight {weight}, {sessions}{most}\n", state.word()));
     if let Some(path) = kept_in {
-        print(&format!("{pool}/{server}: kept in {path}\n"));
+        print(format!("{pool}/{server}: kept in {path}\n"));
     }
     if let Some(over) = set.over {
-        print(&format!("{pool}/{server}: {}\n", fate(over, set.close)));
+        print(format!("{pool}/{server}: {}\n", fate(over, set.close)));
     }
     if pool_is_down {
-        eprintln!("ringway: pool {pool} has no server now that takes sessions");
+        complain(format_args!("ringway: pool {pool} has no server now that takes sessions"));
     }
     if set.wait { wait(set) } else { Ok(exit::OK) }
 }
@@ -238,11 +239,15 @@ fn wait(set: &Set) -> Result<u8, ClientError> {
         let found = pools.flat_map(|pool| &pool.servers).find(|each| each.name == *server);
         match found.map_or(0, |server| server.sessions) {
             0 => {
-                print(&format!("{pool}/{server}: no sessions left\n"));
+                print(format!("{pool}/{server}: no sessions left\n"));
                 return Ok(exit::OK);
             }
             left if start.elapsed() >= Duration::from_secs(set.timeout) => {
-                eprintln!("ringway: {pool}/{server} still has {} after {} s", many(left, "session"), set.timeout);
+                complain(format_args!(
+                    "ringway: {pool}/{server} still has {} after {} s",
+                    many(left, "session"),
+                    set.timeout
+                ));
                 return Ok(exit::FAILURE);
             }
             _ => sleep(LOOK),

@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
-use super::client::{ClientError, Target, print};
+use super::client::{ClientError, Target};
 use super::exit;
+use super::out::{complain, print};
 use crate::base::words::many;
 use crate::control::sessions::{Kill, Killed, SessionStatus, Sessions, network};
 
@@ -71,9 +72,9 @@ fn show(verb: &SessionsVerb) -> Result<(), ClientError> {
         return Ok(());
     }
     let answer: Sessions = serde_json::from_str(&body).map_err(|error| ClientError::strange(&error))?;
-    print(&table(&answer));
+    print(table(&answer));
     if !answer.complete {
-        eprintln!("ringway: a worker is too busy to be asked; this is not all");
+        complain("ringway: a worker is too busy to be asked; this is not all");
     }
     Ok(())
 }
@@ -148,8 +149,8 @@ fn end(verb: &KillVerb) -> Result<u8, ClientError> {
     if verb.json {
         print(&body);
     } else {
-        ended.iter().for_each(|name| print(&format!("{name}: ended\n")));
-        unknown.iter().for_each(|name| eprintln!("ringway: {name}: there is no such session"));
+        ended.iter().for_each(|name| print(format!("{name}: ended\n")));
+        unknown.iter().for_each(|name| complain(format_args!("ringway: {name}: there is no such session")));
     }
     Ok(if unknown.is_empty() { exit::OK } else { exit::FAILURE })
 }

@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use super::client::{ClientError, Target, print};
+use super::client::{ClientError, Target};
+use super::out::print;
 use crate::observe::status::Status;
 
 /// Shows listeners, pools, servers, sessions and latencies of a running daemon.
@@ -30,6 +31,6 @@ fn show(verb: &StatusVerb) -> Result<(), ClientError> {
         return Ok(());
     }
     let status: Status = serde_json::from_str(&body).map_err(|error| ClientError::strange(&error))?;
-    print(&status.table());
+    print(status.table());
     Ok(())
 }

@@ -22,7 +22,7 @@ use crate::base::pulse::Pulse;
 use crate::dataplane::commons::{Commons, monotonic_ns};
 use crate::observe::event::Event;
 use crate::observe::writer::Log;
-use crate::sys::stack;
+use crate::sys::{stack, stderr};
 
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(100);
@@ -198,7 +198,7 @@ fn end(name: &str, thread: i32, stuck_ns: u64) -> ! {
         None => "it does not answer; see /proc/PID/task/TID/stack and wchan of a thread in that state".to_owned(),
     };
     let seconds = stuck_ns / 1_000_000_000;
-    stack::say(&format!(
+    stderr::say(&format!(
         "ringway: {name} (thread {thread}) has been stuck for {seconds} s; ending, to be started again. It is at\n    {place}\n"
     ));
     std::process::abort();
@@ -211,7 +211,7 @@ pub(super) fn end_on_panic() {
         stack::abort_within(LAST_WORDS_S);
         let thread = std::thread::current();
         let trace = std::backtrace::Backtrace::force_capture();
-        stack::say(&format!("ringway: thread {} {panic}\n{trace}\n", thread.name().unwrap_or("?")));
+        stderr::say(&format!("ringway: thread {} {panic}\n{trace}\n", thread.name().unwrap_or("?")));
         std::process::abort();
     }));
 }

@@ -12,7 +12,7 @@ use super::commons::{Commons, Desk, Lines, monotonic_ns};
 use super::shard::Shard;
 use crate::base::rehearsal;
 use crate::kernel::{Engine, Errno, Kernel, Refused};
-use crate::sys::{affinity, bytes, table};
+use crate::sys::{affinity, bytes, stderr, table};
 
 /// A worker that has its engine and waits for the word to begin. Dropped instead, it goes home, and has touched nothing
 /// that others see.
@@ -103,7 +103,7 @@ fn work<K: Kernel>(index: usize, commons: &Arc<Commons>, kernel: &mut K) {
         desk.pulse.waits(patience_ns.map(|patience_ns| now.saturating_add(patience_ns)));
         if let Err(errno) = kernel.wait(patience_ns, &mut events) {
             // The engine itself is broken: half a daemon is worse than none.
-            eprintln!("ringway: worker {index}: the kernel refuses to go on: {errno}");
+            stderr::say(&format!("ringway: worker {index}: the kernel refuses to go on: {errno}\n"));
             std::process::abort();
         }
         now = monotonic_ns();

@@ -14,6 +14,7 @@ use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
 
 use crate::base::limits::{BUFFERED_MAX, LETTERS_MAX, RECORDS_TURN_MAX};
 use crate::dataplane::commons::{Commons, monotonic_ns};
+use crate::sys::stderr;
 
 use super::event::{Event, unix_ns};
 use super::pen::{Pen, Style};
@@ -325,7 +326,7 @@ impl Writer {
             return;
         }
         self.complained = Some(Instant::now());
-        eprintln!("ringway: the log cannot be written: {error}; records are dropped while this lasts");
+        stderr::say(&format!("ringway: the log cannot be written: {error}; records are dropped while this lasts\n"));
     }
 
     fn say_farewell(mut self) {

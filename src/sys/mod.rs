@@ -9,5 +9,6 @@ pub mod listen;
 pub mod memory;
 pub mod privilege;
 pub mod stack;
+pub mod stderr;
 pub mod table;
 pub mod zone;

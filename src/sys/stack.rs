@@ -9,22 +9,18 @@
 use std::ffi::c_int;
 use std::io::{self, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
 use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::stderr::{self, PIECE};
 
 /// Deepest stack that is shown.
 const FRAMES_MAX: usize = 64;
 /// How long an interrupted thread may take to walk its stack.
 const WALK: Duration = Duration::from_millis(500);
-/// How long one piece of last words may wait for room on standard error, in milliseconds.
-const ROOM_MS: u16 = 100;
-/// What a pipe that polls writable takes whole (`PIPE_BUF`, pipe(7)).
-const PIECE: usize = 4_096;
 
 /// What the handler is at: one of the values below, or the id of the thread that is to walk.
 static STATE: AtomicI32 = AtomicI32::new(IDLE);
@@ -139,20 +135,6 @@ pub fn go_on() {
     nix::unistd::alarm::cancel();
 }
 
-/// Writes to standard error without waiting long for whoever reads it, and without a lock.
-pub fn say(text: &str) {
-    for piece in text.as_bytes().chunks(PIECE) {
-        let stderr = io::stderr();
-        let mut asked = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
-        if !poll(&mut asked, PollTimeout::from(ROOM_MS)).is_ok_and(|ready| ready > 0) {
-            return;
-        }
-        if nix::unistd::write(stderr.as_fd(), piece).is_err() {
-            return;
-        }
-    }
-}
-
 /// Says addresses as offsets into the program, for addr2line(1): without memory or a lock, in case that is what is
 /// stuck.
 pub fn say_offsets(frames: &[usize]) {
@@ -168,7 +150,7 @@ pub fn say_offsets(frames: &[usize]) {
     }
     let _ = writeln!(text);
     let length = usize::try_from(text.position()).unwrap_or(PIECE).min(PIECE);
-    say(std::str::from_utf8(&text.get_ref()[..length]).unwrap_or_default());
+    stderr::say(std::str::from_utf8(&text.get_ref()[..length]).unwrap_or_default());
 }
 
 /// Blocks every signal on the calling thread but the one that asks where it is: they are for the control thread.
@@ -239,7 +221,7 @@ mod tests {
 
     #[test]
     fn last_words_never_wait() {
-        say("");
+        stderr::say("");
         say_offsets(&[0, usize::MAX]);
     }
 }

@@ -1,8 +1,8 @@
 //! What an operator sees: records, metrics, status, complaints, advice.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 use ringway::dataplane::ending::Ending;
@@ -294,14 +294,50 @@ fn a_log_on_a_full_disk_does_not_stop_the_traffic() {
     let front = ground.address();
     // /dev/full takes nothing: every write says ENOSPC.
     std::os::unix::fs::symlink("/dev/full", ground.file("ringway.log")).expect("own directory");
-    let mut ringway = Ringway::start(&ground, &one_pool(front, &[server.address()], ""));
-    for _ in 0..100 {
-        let mut client = connect(front);
-        client.write_all(b"x").expect("sent");
-        read_exactly(&mut client, 1).expect("an echo");
-    }
-    ringway.settles();
+    let config = one_pool(front, &[server.address()], "");
+    let serves = |ringway: &mut Ringway| {
+        for _ in 0..100 {
+            let mut client = connect(front);
+            client.write_all(b"x").expect("sent");
+            read_exactly(&mut client, 1).expect("an echo");
+        }
+        ringway.settles();
+    };
+    let mut ringway = Ringway::start(&ground, &config);
+    serves(&mut ringway);
     ringway.await_event("the log cannot be written");
+    drop(ringway);
+
+    // Where the daemon would complain the disk is full, too.
+    std::os::unix::fs::symlink("/dev/full", ground.file("ringway2.log")).expect("own directory");
+    let wrapper = ["sh", "-c", "exec \"$@\" 2>/dev/full", "sh"];
+    let mut ringway = Setup::on(&ground).wrapped(&wrapper).start(&config);
+    serves(&mut ringway);
+}
+
+/// Nothing that cannot be printed ends a verb by a signal, and what is missing from a file does not pass for success.
+#[test]
+fn a_verb_that_cannot_print_fails_by_its_exit_code() {
+    let ground = Ground::new();
+    let config = ground.file("ringway.toml");
+    let text = one_pool(ground.address(), &[ground.address()], "") + "[admin]\nsocket = \"/no/such.sock\"\n";
+    std::fs::write(&config, text).expect("own directory");
+    let config = config.to_str().expect("UTF-8");
+    let full = || Stdio::from(File::options().write(true).open("/dev/full").expect("Linux has it"));
+    let abandoned = || Stdio::from(std::io::pipe().expect("a pipe").1);
+    for words in [["check", config].as_slice(), &["check", "--print", config], &["demo", "--once"], &["man"]] {
+        let output = Command::new(BINARY).args(words).stdout(full()).output().expect("the binary under test");
+        let said = all_of(&output);
+        assert_eq!(output.status.code(), Some(1), "{words:?}: {said}");
+        assert_eq!(said.matches("cannot write to standard output").count(), 1, "{words:?}: {said}");
+        let output = Command::new(BINARY).args(words).stdout(abandoned()).output().expect("the binary under test");
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), complaint.as_ref()), (Some(0), ""), "{words:?} | head");
+    }
+    for (words, code) in [(["check", "/no/such/file"].as_slice(), 78), (&["status", "-c", config], 1)] {
+        let output = Command::new(BINARY).args(words).stderr(full()).output().expect("the binary under test");
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {}", output.status);
+    }
 }
 
 #[test]

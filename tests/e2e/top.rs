@@ -10,7 +10,7 @@ use crate::harness::facts::await_that;
 use crate::harness::ground::Ground;
 use crate::harness::peers::{Server, ask};
 use crate::harness::ringway::{BINARY, Ringway, all_of, one_pool};
-use crate::harness::terminal::{Terminal, in_a_terminal_that_goes};
+use crate::harness::terminal::{Goes, Terminal, in_a_terminal_that_goes};
 
 fn top(ringway: &Ringway, words: &[&str]) -> Command {
     let mut command = Command::new(BINARY);
@@ -79,8 +79,10 @@ fn a_terminal_that_goes_away_ends_it() {
     let ground = Ground::new();
     let server_a = Server::named(&ground, "a");
     let ringway = Ringway::start(&ground, &one_pool(ground.address(), &[server_a.address()], ""));
-    let status = in_a_terminal_that_goes(&mut top(&ringway, &[]), "EVENTS");
-    assert_eq!(status.code(), Some(129));
+    let status = in_a_terminal_that_goes(&mut top(&ringway, &[]), Goes::Whole, "EVENTS");
+    assert_eq!(status.code(), Some(129), "{status}");
+    let status = in_a_terminal_that_goes(&mut top(&ringway, &[]), Goes::Screen, "EVENTS");
+    assert_eq!(status.code(), Some(1), "{status}");
     ringway.end_well();
 }
 

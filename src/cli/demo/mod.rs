@@ -15,6 +15,7 @@ use nix::sys::signal::{SigSet, Signal};
 
 use self::stage::Stage;
 use super::exit;
+use super::out::complain;
 
 /// Show the main job with embedded servers; needs nothing
 #[derive(Debug, clap::Args)]
@@ -30,7 +31,7 @@ pub fn main(demo: &Demo) -> ExitCode {
     match play(demo, &stage) {
         Ok(()) => ExitCode::from(exit::OK),
         Err(error) => {
-            eprintln!("ringway demo: {error:#}");
+            complain(format_args!("ringway demo: {error:#}"));
             ExitCode::from(exit::FAILURE)
         }
     }

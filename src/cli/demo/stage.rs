@@ -3,6 +3,8 @@
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
+use crate::cli::out::{print, print_line};
+
 /// Where the demo prints.
 #[derive(Debug)]
 pub(super) struct Stage {
@@ -19,19 +21,19 @@ impl Stage {
 
     /// A heading.
     pub(super) fn scene(&self, title: &str) {
-        println!();
-        println!("{}", self.paint("1;36", title));
+        print_line("");
+        print_line(self.paint("1;36", title));
         self.pause(400);
     }
 
     /// A line of text.
     pub(super) fn line(&self, text: &str) {
-        println!("{text}");
+        print_line(text);
     }
 
     /// Something went as it should.
     pub(super) fn good(&self, text: &str) {
-        println!("  {} {text}", self.paint("32", "✓"));
+        print_line(format_args!("  {} {text}", self.paint("32", "✓")));
         self.pause(500);
     }
 
@@ -42,13 +44,13 @@ impl Stage {
             "indigo" => "34",
             _ => "33",
         };
-        print!("{} ", self.paint(colour, server));
+        print(format_args!("{} ", self.paint(colour, server)));
         self.pause(120);
     }
 
     /// Ends a line of answers.
     pub(super) fn end_line(&self) {
-        println!();
+        print_line("");
     }
 
     /// Emphasis.

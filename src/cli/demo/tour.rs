@@ -11,6 +11,7 @@ use anyhow::{Context, ensure};
 
 use super::backend::Backend;
 use super::stage::Stage;
+use crate::cli::out::print;
 use crate::control::guest::{Guest, Options};
 
 /// Longest wait for an answer.
@@ -193,7 +194,7 @@ impl Theatre {
     fn ask(&self, stage: &Stage, count: usize) -> anyhow::Result<BTreeMap<String, u64>> {
         let mut shares = BTreeMap::new();
         stage.line("");
-        print!("  ");
+        print("  ");
         for _ in 0..count {
             let server = request(self.address)?;
             stage.answer(&server);

@@ -10,8 +10,8 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::client::print;
 use super::exit;
+use super::out::print;
 
 use examine::examine;
 use facts::Facts;
@@ -30,9 +30,9 @@ pub fn run(doctor: &Doctor) -> ExitCode {
     let failed = findings.iter().any(|finding| finding.verdict == Verdict::Fail);
     if doctor.json {
         let text = serde_json::to_string_pretty(&findings).expect("our own types serialise");
-        print(&format!("{text}\n"));
+        print(format!("{text}\n"));
     } else {
-        print(&report(&findings));
+        print(report(&findings));
     }
     ExitCode::from(if failed { exit::FAILURE } else { exit::OK })
 }

@@ -38,6 +38,7 @@ use self::serve::{Listener, Server};
 use self::socket::{Close, Dialer};
 use self::tally::Fault;
 use super::exit;
+use super::out::complain;
 
 /// How long a run goes on when neither a duration nor a count is given.
 const DURATION_DEFAULT: Duration = Duration::from_secs(10);
@@ -55,7 +56,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
         Ok(true) => ExitCode::from(exit::OK),
         Ok(false) => ExitCode::from(exit::FAILURE),
         Err(error) => {
-            eprintln!("ringway load: {error:#}");
+            complain(format_args!("ringway load: {error:#}"));
             ExitCode::from(exit::FAILURE)
         }
     }

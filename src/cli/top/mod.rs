@@ -20,8 +20,9 @@ use std::time::{Duration, Instant};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
-use super::client::{ClientError, Target, print};
+use super::client::{ClientError, Target};
 use super::exit;
+use super::out::{complain, print};
 use crate::control::admin::History;
 use crate::observe::status::Status;
 
@@ -97,7 +98,7 @@ fn once(verb: &Top, target: &Target) -> Result<ExitCode, ClientError> {
         let text = serde_json::to_string_pretty(&reading).expect("our own types serialise");
         print(&(text + "\n"));
     } else {
-        print(&picture(reading));
+        print(picture(reading));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -126,7 +127,9 @@ fn live(verb: &Top, target: Target) -> Result<ExitCode, ClientError> {
         Ok(_) => None,
     };
     if let Some(why) = nowhere {
-        eprintln!("ringway: {why}; `ringway top --once` prints one look as text, with --json for programs");
+        complain(format_args!(
+            "ringway: {why}; `ringway top --once` prints one look as text, with --json for programs"
+        ));
         return Ok(ExitCode::from(exit::USAGE));
     }
     // A daemon that is not there is told before the screen is taken.
@@ -136,7 +139,7 @@ fn live(verb: &Top, target: Target) -> Result<ExitCode, ClientError> {
     let mut model = Model::new(manner);
     model.hear(Reading::new(&first.status, &first.history, None));
     Ok(screen::run(model, first, target, verb.interval).unwrap_or_else(|error| {
-        eprintln!("ringway: the terminal: {error}");
+        complain(format_args!("ringway: the terminal: {error}"));
         ExitCode::from(exit::FAILURE)
     }))
 }

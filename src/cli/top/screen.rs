@@ -4,6 +4,7 @@
 //! end of the terminal. They talk by messages, so a daemon that hangs never makes the keys hang.
 
 use std::io::{self, IsTerminal};
+use std::mem::ManuallyDrop;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -53,11 +54,12 @@ pub(super) fn run(model: Model, first: Look, target: Target, interval: Duration)
         thread::Builder::new().name("hang-up".into()).spawn(await_hang_up)?;
     }
     show_cursor_on_panic();
-    // A panic gives the terminal back, too: this sets a hook for all but the cursor.
-    let mut terminal = ratatui::try_init()?;
+    // A panic gives the terminal back, too: this sets a hook for all but the cursor. It is not dropped: that would complain on
+    // a standard error that may be gone with the terminal, and panic.
+    let mut terminal = ManuallyDrop::new(ratatui::try_init()?);
     let shown = Screen { model, last: (first, Instant::now()), interval, orders }.show(&mut terminal, &messages);
     // The terminal may be gone (SIGHUP): then there is nobody to give it back to, or to complain to.
-    let restored = ratatui::try_restore();
+    let restored = ratatui::try_restore().and_then(|()| execute!(io::stdout(), Show));
     let left = match shown {
         Err(_) if hangs_up(PollTimeout::ZERO) => Some(Signal::SIGHUP),
         shown => shown?,

@@ -125,11 +125,22 @@ impl Terminal {
     }
 }
 
+/// Which part of a terminal goes away.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Goes {
+    /// All of it.
+    Whole,
+    /// What is written to; keys are read from another, which stays.
+    Screen,
+}
+
 /// Runs a program in a terminal that does not control it, and takes that away as soon as it shows these words; how it ends.
-pub fn in_a_terminal_that_goes(command: &mut Command, words: &str) -> ExitStatus {
+pub fn in_a_terminal_that_goes(command: &mut Command, what: Goes, words: &str) -> ExitStatus {
     let (mut near, far) = open(80, 24);
     let end = || far.try_clone().expect("a second handle");
-    command.stdin(end()).stdout(end()).stderr(end());
+    let keyboard = (what == Goes::Screen).then(|| open(80, 24));
+    let stdin = keyboard.as_ref().map_or_else(end, |(_, far)| far.try_clone().expect("a second handle"));
+    command.stdin(stdin).stdout(end()).stderr(end());
     // SAFETY: between fork and exec only setsid(2) and prctl(2) are called, which are async-signal-safe.
     unsafe {
         command.pre_exec(|| {
