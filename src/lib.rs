@@ -21,10 +21,11 @@
 //! # What others have written for us
 //!
 //! io-uring (the workers' rings), tokio-uring and tokio (the control thread), socket2, nix and libc (system calls),
-//! backtrace (where a stuck worker is),
-//! arc-swap (the published scene), crossbeam (mail, queues, padding), toml and serde (the file), strsim ("did you mean"), clap
-//! (the command line; clap_mangen and clap_complete its manual pages and completions), hyper (the admin server and its client), prometheus-client (the text of `/metrics`), sd-notify
-//! and caps (systemd, root), rustls, rustls-native-certs, aws-lc-rs and ed25519-dalek (TLS and logins of checks), mio and hdrhistogram (`ringway load`), ratatui (`ringway top`), thiserror and anyhow (errors).
+//! backtrace (where a stuck worker is), arc-swap (the published scene), crossbeam (mail, queues, padding), toml and serde (the
+//! file), strsim ("did you mean"), clap (the command line; clap_mangen and clap_complete its manual pages and completions),
+//! hyper (the admin server and its client), form_urlencoded (its queries), prometheus-client (the text of `/metrics`),
+//! sd-notify and caps (systemd, root), rustls, rustls-native-certs, aws-lc-rs and ed25519-dalek (TLS and logins of checks), mio
+//! and hdrhistogram (`ringway load`), ratatui (`ringway top`), thiserror and anyhow (errors).
 //!
 //! # The decisions
 //!

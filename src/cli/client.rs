@@ -112,6 +112,19 @@ impl Target {
         Ok(Self { config: None, socket: Some(self.socket()?) })
     }
 
+    /// `GET path?key=value&…`, whatever is in the values.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub fn query<V: AsRef<str>>(
+        &self,
+        path: &str,
+        pairs: impl Iterator<Item = (&'static str, V)>,
+    ) -> Result<Reply, ClientError> {
+        let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
+        self.get(&format!("{path}?{query}"))
+    }
+
     /// `GET path`.
     ///
     /// # Errors

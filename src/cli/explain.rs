@@ -33,8 +33,9 @@ pub fn run(verb: &Explain) -> ExitCode {
 }
 
 fn show(verb: &Explain) -> Result<u8, ClientError> {
-    let source = verb.source.map_or_else(String::new, |source| format!("&source={source}"));
-    let body = verb.target.get(&format!("/v1/explain?listener={}{source}", verb.listener))?.accepted()?;
+    let source = verb.source.map(|source| ("source", source.to_string()));
+    let asked = [("listener", verb.listener.clone())].into_iter().chain(source);
+    let body = verb.target.query("/v1/explain", asked)?.accepted()?;
     let answer: Explanation = serde_json::from_str(&body).map_err(|error| ClientError::strange(&error))?;
     print(&if verb.json { body } else { table(&answer) });
     Ok(if answer.server.is_some() { exit::OK } else { exit::FAILURE })

@@ -60,13 +60,10 @@ pub fn kill(verb: &KillVerb) -> ExitCode {
 }
 
 fn show(verb: &SessionsVerb) -> Result<(), ClientError> {
-    let mut path = format!("/v1/sessions?limit={}", verb.limit);
-    for (key, value) in [("listener", &verb.listener), ("server", &verb.server), ("source", &verb.source)] {
-        if let Some(value) = value {
-            path += &format!("&{key}={value}");
-        }
-    }
-    let body = verb.target.get(&path)?.accepted()?;
+    let limit = Some(verb.limit.to_string());
+    let asked = [("listener", &verb.listener), ("server", &verb.server), ("source", &verb.source), ("limit", &limit)];
+    let asked = asked.into_iter().filter_map(|(key, value)| Some((key, value.as_ref()?)));
+    let body = verb.target.query("/v1/sessions", asked)?.accepted()?;
     if verb.json {
         print(&body);
         return Ok(());

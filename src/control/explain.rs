@@ -67,11 +67,9 @@ pub struct Standing {
 /// What is missing or wrong, for whoever asked.
 pub fn question(query: &str) -> Result<Question, String> {
     let (mut listener, mut source) = (None, None);
-    for (key, value) in
-        query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-    {
-        match key {
-            "listener" => listener = Some(value.to_owned()),
+    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+        match &*key {
+            "listener" => listener = Some(value.into_owned()),
             "source" => source = Some(value.parse().map_err(|_| format!("source: \"{value}\" is no IP address"))?),
             _ => return Err(format!("no parameter \"{key}\"; there are listener and source")),
         }

@@ -72,15 +72,14 @@ pub struct Killed {
 /// What is wrong with it, for whoever asked.
 pub fn question(query: &str) -> Result<(Whose, usize), String> {
     let (mut whose, mut limit) = (Whose::default(), LIMIT_DEFAULT);
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        match key {
-            "listener" => whose.listener = Some(value.to_owned()),
+    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+        match &*key {
+            "listener" => whose.listener = Some(value.into_owned()),
             "server" => {
                 let (pool, server) = value.split_once('/').ok_or("server: name the pool too, as in web/web1")?;
                 whose.server = Some((pool.to_owned(), server.to_owned()));
             }
-            "source" => whose.source = Some(network(value)?),
+            "source" => whose.source = Some(network(&value)?),
             "limit" => {
                 let number = value.parse().ok().filter(|limit| (1..=ROLL_MAX).contains(limit));
                 limit = number.ok_or_else(|| format!("limit: \"{value}\" is not from 1 to {ROLL_MAX}"))?;
@@ -182,6 +181,9 @@ mod tests {
         assert_eq!((whose.listener.as_deref(), limit), (Some("web"), 7));
         assert_eq!(whose.server, Some(("pool".into(), "a".into())));
         assert_eq!(whose.source, Some(([10, 0, 0, 0].into(), 8)));
+        // As a browser or a library writes it (URL Standard, section 5.1).
+        let written = question("listener=web&server=pool%2Fa&source=10.0.0.0%2F8&limit=%37").expect("right");
+        assert_eq!(written, (whose, limit));
         assert_eq!(question("").expect("all"), (Whose::default(), 100));
         assert_eq!(network("::1"), Ok(("::1".parse().expect("an address"), 128)));
         for (query, part) in [

@@ -139,6 +139,7 @@ fn sessions_are_listed_and_killed() {
     assert_eq!(listed(&["--source", "10.0.0.0/8"])["found"], 0);
     for (words, part) in [
         (["--listener", "other"], "no listener named \"other\"; there are \"front\""),
+        (["--listener", "a name&limit=%"], "no listener named \"a name&limit=%\""),
         (["--server", "pool/s2"], "no server in pool \"pool\" named \"s2\"; there are \"s0\", \"s1\""),
         (["--server", "pol/s0"], "no pool named \"pol\""),
     ] {
@@ -194,8 +195,8 @@ fn it_is_explained_who_serves_and_who_does_not() {
     let said: Value = serde_json::from_str(&said).expect("JSON");
     assert_eq!((code, &said["server"]), (1, &Value::Null), "{said}");
     assert_eq!(said["outcome"], "no server is to be had: it ends as no_server");
-    let (code, said) = ringway.said(&["explain", "--listener", "frond"]);
-    assert!(code == 1 && said.contains("there are \"front\""), "{said}");
+    let (code, said) = ringway.said(&["explain", "--listener", "the front"]);
+    assert!(code == 1 && said.contains("no listener named \"the front\"; there are \"front\""), "{said}");
     ringway.end_well();
 }
 

@@ -209,7 +209,8 @@ pub(super) async fn answer(
     Ok(match (path, rights) {
         (RELOAD, Rights::All { by }) => {
             let query = head.uri.query().unwrap_or_default();
-            let wait = query.split('&').any(|key| key == "wait" || key == "wait=1");
+            let wait = form_urlencoded::parse(query.as_bytes())
+                .any(|(key, value)| key == "wait" && ["", "1"].contains(&&*value));
             reload(&board, |reply| Command::Reload { text: None, wait, by, reply }).await
         }
         (ROLLBACK, Rights::All { by }) => reload(&board, |reply| Command::RollBack { by, reply }).await,
