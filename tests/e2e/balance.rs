@@ -368,7 +368,7 @@ fn no_port_left_is_counted_and_more_sources_help() {
         assert_eq!(works, 16, "one for each port");
         let refused = ringway.metric("ringway_server_connects_total", &[("result", "no_ports")]);
         assert!(refused >= 8.0, "{refused}");
-        assert_eq!(ringway.ended("no_ports"), 8.0);
+        ringway.await_ended("no_ports", 8.0);
         assert_eq!(ringway.record("no_ports")["code"], "RC");
         ringway.must_live();
         // With a reset, or the ports would wait a minute for late segments (TIME_WAIT).

@@ -332,7 +332,7 @@ fn writes_wait_for_a_primary() {
         let late: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
         await_waiting(8.0);
         assert_eq!(answering(cluster.read), [2, 3], "reads wait for nobody");
-        assert_eq!(ringway.metric("ringway_queue_sessions", &[("pool", "db")]), 8.0);
+        ringway.await_metric("ringway_queue_sessions", &[("pool", "db")], |value| value == 8.0);
         cluster.promote(1);
         for client in early.into_iter().chain(late) {
             assert_eq!(client.join().expect("no panic").expect("the promoted one"), 2);
@@ -360,7 +360,7 @@ fn writes_wait_for_a_primary() {
     for reason in ["no_server", "connect_refused", "queue_full", "queue_timeout"] {
         assert_eq!(ringway.ended(reason), 0.0, "{reason}");
     }
-    assert_eq!(ringway.metric("ringway_queued_total", &[]), 11.0);
+    ringway.await_metric("ringway_queued_total", &[], |value| value == 11.0);
     ringway.end_well();
 }
 

@@ -88,7 +88,7 @@ fn the_sessions_of_a_server_are_led_to_the_others() {
     ringway.await_event("no session is left of those that were to go; 10 of them were ended");
     let (mut theirs, mut others): (Vec<_>, Vec<_>) = clients.drain(..).partition(|(name, _)| name == b"a");
     assert_eq!((count_reset(&mut theirs), count_reset(&mut others)), (10, 0));
-    assert_eq!(ringway.ended("moved"), 10.0);
+    ringway.await_ended("moved", 10.0);
     let mut back = crowd(front, 10);
     assert!(back.iter().all(|(name, _)| name == b"b"), "they come back to the other");
     assert_eq!(count_reset(&mut back), 0);
@@ -153,7 +153,7 @@ fn a_pool_is_brought_into_balance() {
     assert!(back.iter().all(|(name, _)| name == b"c"), "they are where there is room");
     let said: Value = serde_json::from_str(&ringway.done(&["rebalance", "pool", "--json"])).expect("JSON");
     assert_eq!((&said["excess"], &said["servers"][2]["sessions"]), (&0.into(), &6.into()), "{said}");
-    assert_eq!(ringway.ended("moved"), 6.0);
+    ringway.await_ended("moved", 6.0);
 
     ringway.reload_with(&one_pool(front, &addresses, "policy = \"maglev\""));
     for (words, exit, part) in [
@@ -194,7 +194,7 @@ fn who_is_busy_is_not_moved() {
     let said = ringway.done(&["rebalance", "pool", "--for", "1s"]);
     assert!(said.contains("pool/s0: 8 sessions, share 4, 4 too many (2 of all are idle now)"), "{said}");
     ringway.await_event("its time is up; 2 of 4 sessions were ended");
-    assert_eq!(ringway.ended("moved"), 2.0);
+    ringway.await_ended("moved", 2.0);
     let mut idle: Vec<_> = clients.drain(..2).collect();
     assert_eq!(count_reset(&mut idle), 2);
     drop((idle, clients));
@@ -236,7 +236,7 @@ fn readers_are_evened_out_and_writers_stay() {
     assert_eq!(come_back(&mut readers, read), 4);
     assert_eq!(on_each(&readers), [0, 4, 4]);
     assert_eq!(come_back(&mut writers, write), 0, "a writer had to come back");
-    assert_eq!(ringway.ended("moved"), 4.0);
+    ringway.await_ended("moved", 4.0);
     assert!(ringway.records().iter().all(|record| record["reason"] != "moved" || record["server"] == "db2"));
     let said = ringway.done(&["rebalance", "db"]);
     assert!(said.ends_with("db: nothing to even out\n"), "{said}");

@@ -59,8 +59,8 @@ fn the_rotation_and_the_counters_go_on() {
         *shares.entry(ask(front)).or_default() += 1;
     }
     assert_eq!(shares, BTreeMap::from([("a".to_owned(), 50), ("b".to_owned(), 50)]));
-    assert_eq!(ringway.metric("ringway_listener_accepted_total", &[("listener", "front")]), 100.0);
-    assert_eq!(ringway.metric("ringway_server_connects_total", &[("server", "s0")]), 50.0);
+    ringway.await_metric("ringway_listener_accepted_total", &[("listener", "front")], |value| value == 100.0);
+    ringway.await_metric("ringway_server_connects_total", &[("server", "s0")], |value| value == 50.0);
     ringway.end_well();
 }
 
@@ -289,7 +289,7 @@ fn connections_under_reloads_all_succeed() {
             }
         }
     });
-    assert_eq!(ringway.ended("done"), 2000.0);
+    ringway.await_ended("done", 2000.0);
     baseline.holds_again(&mut ringway);
     ringway.end_well();
 }

@@ -11,16 +11,21 @@ use std::time::{Duration, Instant};
 /// How long anything may take before a test gives up. Generous: the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Waits until `fact` yields something.
-pub fn await_some<T>(what: &str, mut fact: impl FnMut() -> Option<T>) -> T {
+/// Waits until `fact` yields something; while it does not, it says what it waits for.
+pub fn await_fact<T>(mut fact: impl FnMut() -> Result<T, String>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        if let Some(found) = fact() {
-            return found;
+        match fact() {
+            Ok(found) => return found,
+            Err(what) => assert!(Instant::now() < deadline, "gave up waiting for {what}"),
         }
-        assert!(Instant::now() < deadline, "gave up waiting for {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Waits until `fact` yields something.
+pub fn await_some<T>(what: &str, mut fact: impl FnMut() -> Option<T>) -> T {
+    await_fact(|| fact().ok_or_else(|| what.to_owned()))
 }
 
 /// Waits until `fact` is true.

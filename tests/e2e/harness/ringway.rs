@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::engine;
-use super::facts::{Metrics, await_some, await_that, fds_of, http_get_unix, lines_of};
+use super::facts::{Metrics, await_fact, await_some, await_that, fds_of, http_get_unix, lines_of};
 use super::ground::Ground;
 use super::process::Process;
 
@@ -275,17 +275,20 @@ impl Ringway {
 
     /// Waits until a metric is what it should be.
     pub fn await_metric(&self, name: &str, labels: &[(&str, &str)], right: impl Fn(f64) -> bool) {
-        let mut last = f64::NAN;
-        let what = format!("{name}{labels:?}");
-        await_that(&what, || {
-            last = self.metric(name, labels);
-            right(last)
+        await_fact(|| {
+            let value = self.metric(name, labels);
+            if right(value) { Ok(()) } else { Err(format!("{name}{labels:?}, which is {value}")) }
         });
     }
 
     /// Sessions that are open now.
     pub fn sessions(&self) -> f64 {
         self.metric("ringway_sessions", &[])
+    }
+
+    /// Waits until so many sessions have ended with this reason: a client may see the end of its own before it is counted.
+    pub fn await_ended(&self, reason: &str, count: f64) {
+        self.await_metric("ringway_sessions_ended_total", &[("reason", reason)], |ended| ended == count);
     }
 
     /// Ended sessions with this reason.
@@ -383,18 +386,16 @@ impl Ringway {
     pub fn settles(&mut self) {
         self.process.must_live();
         await_that("all sessions to end", || self.sessions() == 0.0);
-        let mut last = (0.0, 0.0, 0.0);
-        await_that("accepted = ended + refused", || {
+        await_fact(|| {
             let metrics = self.metrics();
-            last = (
-                metrics.sum("ringway_listener_accepted_total", &[]),
-                metrics.sum("ringway_sessions_ended_total", &[]),
-                ["max_connections", "memory"]
-                    .map(|reason| metrics.sum("ringway_listener_rejected_total", &[("reason", reason)]))
-                    .iter()
-                    .sum(),
-            );
-            last.0 == last.1 + last.2
+            let accepted = metrics.sum("ringway_listener_accepted_total", &[]);
+            let ended = metrics.sum("ringway_sessions_ended_total", &[]);
+            let refused = ["max_connections", "memory"]
+                .map(|reason| metrics.sum("ringway_listener_rejected_total", &[("reason", reason)]))
+                .iter()
+                .sum::<f64>();
+            let books = format!("accepted = ended + refused, which are {accepted}, {ended} and {refused}");
+            if accepted == ended + refused { Ok(()) } else { Err(books) }
         });
         // Those of listeners that a reload has removed are counted here only.
         self.await_metric("ringway_worker_sessions", &[], |sessions| sessions == 0.0);
@@ -402,12 +403,11 @@ impl Ringway {
         // Empty pipes that are kept for the next session are no loss, but they are two descriptors each. Nor are the sockets of a
         // listener that a reload has added: with two workers four, here and in the control thread's table. Nor one or two of the
         // control thread's own, which it may open a moment after it is ready.
-        let mut now = 0;
-        let what = format!("descriptors to be back at {}", self.fds_before);
-        await_that(&what, || {
-            now = fds_of(self.pid());
+        await_fact(|| {
+            let now = fds_of(self.pid());
             let kept = self.metric("ringway_pipes", &[("state", "idle")]);
-            now as f64 <= self.fds_before as f64 + 2.0 * kept + 6.0
+            let most = self.fds_before as f64 + 2.0 * kept + 6.0;
+            if now as f64 <= most { Ok(()) } else { Err(format!("descriptors to be back at {most}, which are {now}")) }
         });
         for event in self.events() {
             assert!(!event.contains("panicked"), "{event}");
