@@ -115,7 +115,7 @@ fn a_ring_that_is_insisted_on_and_refused_ends_the_start() {
             .wrapped(&wrapped(&refusing(errno, "")))
             .start_in_vain(&config);
         // Within a second; but strace slows it, and the machine may be busy.
-        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
         assert_eq!(status.code(), Some(69), "{said}");
         for word in ["io_uring is not available", errno, reason, "remedy: "] {
             assert!(said.contains(word), "{word} in {said}");

@@ -17,12 +17,14 @@ use crate::harness::peers::{connect, end_of, read_exactly, reset};
 use crate::harness::ringway::{Ringway, one_pool};
 
 const MIB: u64 = 1 << 20;
+/// What is passed on at once, and not when some timeout is over, comes within this time on a busy machine.
+const SOON: Duration = Duration::from_secs(10);
 
 /// Reads what is left, which must be nothing but the peer's end, soon.
 fn ends_soon(stream: &mut TcpStream) {
     let began = Instant::now();
     assert_eq!(end_of(stream), Ok(()));
-    assert!(began.elapsed() < Duration::from_secs(1), "a FIN {:?} after the last byte", began.elapsed());
+    assert!(began.elapsed() < SOON, "a FIN {:?} after the last byte", began.elapsed());
 }
 
 /// Either side may finish first and still get everything, little (copied) or much (spliced), and no reset is seen on
@@ -118,7 +120,7 @@ fn t02_reset_propagation() {
         };
         let soon = |from: Instant, to: Instant| {
             let took = to.saturating_duration_since(from);
-            assert!(took < Duration::from_secs(1), "{took:?} for a reset to come through");
+            assert!(took < SOON, "{took:?} for a reset to come through");
         };
 
         // The client, in the middle of a download.
