@@ -1,5 +1,5 @@
-//! What the parts of ringway cost: a pick, the timer wheel, compiling a plan, and a whole step of a worker's shard on a
-//! kernel that answers at once. `cargo bench`, or `cargo bench -- pick` for one of them.
+//! What the parts of ringway cost: a pick, the timer wheel, compiling a plan, a line of the access log, and a whole step of a
+//! worker's shard on a kernel that answers at once. `cargo bench`, or `cargo bench -- pick` for one of them.
 //!
 //! A pick must cost the same among 10 000 servers as among two, but for what caches do (up to 4 times, all below 100 ns), and
 //! except where the policy says that every server is looked at: `least-connections` and `source-hash` grow with their number.
@@ -15,11 +15,15 @@ use ringway::base::wheel::Wheel;
 use ringway::config::ledger::Registry;
 use ringway::config::plan::{Address, Plan, Policy, Pool};
 use ringway::dataplane::commons::{Commons, Door, Scene};
+use ringway::dataplane::ending::Ending;
+use ringway::dataplane::record::{COUNT_BITS, Record};
 use ringway::dataplane::shard::Shard;
 use ringway::kernel::{
     Bell, Close, ConnectOptions, Errno, Event, Hatch, Interest, KeepaliveOptions, Kernel, Pipe, Readiness, Request,
     Sock, Ticket, Token, WakeTarget,
 };
+use ringway::observe::access_log;
+use ringway::observe::line::{Stamp, Syntax};
 use socket2::SockAddr;
 
 fn text(servers: usize, policy: Policy) -> String {
@@ -243,5 +247,37 @@ fn worker(c: &mut Criterion) {
     });
 }
 
-criterion_group!(parts, pick, wheel, compile, worker);
+fn log(c: &mut Criterion) {
+    let plan = plan(2, Policy::RoundRobin);
+    let record = Record {
+        session: (1 << COUNT_BITS) | 162,
+        made_ns: 7_000_000_000,
+        accepted_ns: 5_765_432_100,
+        listener: Arc::clone(&plan.listeners[0]),
+        server: Some(1),
+        client: Some(SocketAddr::from(([192, 0, 2, 9], 51_234))),
+        local_port: 40_001,
+        queue_us: 0,
+        connect_us: Some(312),
+        first_byte_us: Some(845),
+        bytes_in: 1_024,
+        bytes_out: 100_000,
+        attempts: 1,
+        ending: Some(Ending::Done),
+        errno: 0,
+        crowd: None,
+    };
+    for (name, syntax) in [("json", Syntax::Json), ("logfmt", Syntax::Logfmt)] {
+        c.bench_function(&format!("log/{name}"), |b| {
+            let (mut stamp, mut out) = (Stamp::default(), Vec::new());
+            b.iter(|| {
+                out.clear();
+                access_log::write(&mut out, syntax, &mut stamp, 0, black_box(&record));
+                black_box(out.len())
+            });
+        });
+    }
+}
+
+criterion_group!(parts, pick, wheel, compile, log, worker);
 criterion_main!(parts);

@@ -180,8 +180,8 @@ fn share_of(thread: i32) -> Share {
 /// Says where a suspect is, in the log. Should that get stuck itself (on a lock the suspect holds, say), the process ends.
 fn report(log: &Log, name: &str, thread: i32, patience: Patience) {
     stack::abort_within(REPORT_S);
-    let frames = stack::capture(thread).unwrap_or_default();
-    let place = stack::names(&frames).join(" < ");
+    let frames = stack::capture(thread);
+    let place = frames.map_or_else(|| "it does not answer".to_owned(), |frames| stack::names(&frames).join(" < "));
     let event = Event::warn("stuck", format!("{name} has not moved for {} ms", patience.report_ns / 1_000_000));
     log.say(event.with("thread", u64::try_from(thread).unwrap_or_default()).with("stack", place));
     stack::go_on();

@@ -135,20 +135,4 @@ pub(super) mod tests {
         assert_eq!(read["reason"], RUNNING);
         assert!(text(Syntax::Logfmt, &record).contains(" server=- address=- local_port=- "));
     }
-
-    #[test]
-    fn a_record_costs_no_more_than_it_should() {
-        let (record, mut stamp) = (record(), Stamp::default());
-        let mut out = Vec::with_capacity(1 << 20);
-        let begun = std::time::Instant::now();
-        let rounds = 100_000_u32;
-        for _ in 0..rounds {
-            out.clear();
-            write(&mut out, Syntax::Json, &mut stamp, 0, &record);
-        }
-        let each = begun.elapsed() / rounds;
-        println!("{each:?} a record");
-        // Under 1 µs in a release build; a debug build on a busy machine gets some more rope.
-        assert!(each.as_micros() < 50, "{each:?} a record");
-    }
 }

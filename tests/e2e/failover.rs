@@ -138,7 +138,8 @@ fn writes_follow_the_primary() {
     assert!(last_old < first, "the old primary took a write after the new one");
     assert!(idle.server().is_err(), "an idle session was closed");
     assert!(ringway.metric("ringway_sessions_ended_total", &[("reason", "role_lost")]) >= 1.0);
-    if reads_from == 3 {
+    // A check may have come while it was told to follow another, and found that it replicates from nobody.
+    if reads_from == 3 && !ringway.events().iter().any(|event| event.contains("server db3 of pool db has no role")) {
         assert_eq!(reader.server().expect("it has lost nothing"), 3);
     }
     assert_eq!(ringway.metric("ringway_split_brain", &[]), 0.0);

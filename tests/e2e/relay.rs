@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-use crate::harness::facts::await_that;
+use crate::harness::facts::{await_that, whole};
 use crate::harness::ground::Ground;
 use crate::harness::noise::{both_ways, read_noise, send_noise};
 use crate::harness::peers::{Server, connect, end_of, exchange, read_exactly, reset};
@@ -97,7 +97,7 @@ fn the_server_may_finish_first() {
         stream.write_all(b"that is all").expect("sent");
         stream.shutdown(Shutdown::Write).expect("half closed");
         drop(tell.send(read_noise(&mut stream, 8 * MIB).and_then(|hash| {
-            let end = stream.read(&mut [0; 1])?;
+            let end = whole(|| stream.read(&mut [0; 1]))?;
             Ok((hash, end))
         })));
     });

@@ -39,13 +39,17 @@ fn t23_a_stuck_worker() {
         events.into_iter().find(|event| event.contains("\"event\":\"stuck\""))
     });
     // It was written while the process lived: what ends it leaves no time for the log.
-    assert!(report.contains("worker ") && report.contains("hang_on_order"), "{report}");
+    assert!(report.contains("worker "), "{report}");
     assert_eq!(ringway.metric("ringway_watchdog_stalls_total", &[]), 1.0);
 
     let said = last_words(&mut ringway);
     assert!(began.elapsed().as_secs() >= 4, "{:?} until the end", began.elapsed());
     assert!(said.contains("has been stuck for 5 s"), "{said}");
-    assert!(said.lines().any(|line| line.starts_with("    ") && line.contains("hang_on_order")), "{said}");
+    // Who gets no core for half a second cannot say where it is; hardly both times.
+    let in_vain = |text: &str| text.contains("it does not answer");
+    assert!(report.contains("hang_on_order") || in_vain(&report), "{report}");
+    let told = said.lines().any(|line| line.starts_with("    ") && line.contains("hang_on_order"));
+    assert!(told || in_vain(&said) && !in_vain(&report), "{said}");
     drop(held);
 
     let next = Ringway::start(&ground, &config);

@@ -28,6 +28,17 @@ pub fn await_some<T>(what: &str, mut fact: impl FnMut() -> Option<T>) -> T {
     await_fact(|| fact().ok_or_else(|| what.to_owned()))
 }
 
+/// Makes a system call again when it was interrupted, as reads with a timeout are when the process is stopped and goes on
+/// (signal(7)).
+pub fn whole<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
 /// Waits until `fact` is true.
 pub fn await_that(what: &str, mut fact: impl FnMut() -> bool) {
     await_some(what, || fact().then_some(()));
