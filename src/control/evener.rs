@@ -237,11 +237,11 @@ impl Evening {
             };
         }
         let march = self.march.as_mut().ok_or("there is nothing to do")?;
-        if march.tempo.is_over(now) {
+        let left = march.allowed();
+        if march.tempo.is_over(now, left) {
             return Err("its time is up");
         }
         let changed = || march.takers.iter().any(|(wish, before)| takers(pool, *wish) != *before);
-        let left = march.allowed();
         if left == 0 || now >= march.counted + COUNT_HOLDS || changed() {
             march.order.hold();
             self.count = Some(Count::begin(plan, pool, fleet));

@@ -186,7 +186,7 @@ impl Flock {
             );
             return false;
         }
-        if !self.tempo.is_over(now) {
+        if !self.tempo.is_over(now, left) {
             let measure = self.tempo.measure(now, left);
             self.order.spare(measure.quiet_ns);
             self.order.admit(measure.more, measure.most);

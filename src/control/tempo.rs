@@ -13,7 +13,10 @@ pub(super) struct Tempo {
     begun: Instant,
     /// When all are to be gone.
     aim: Instant,
+    /// When it is over; later than promised where nobody was let go between the aim and that.
     end: Instant,
+    /// The last chance lasts for so long at least, however late it comes.
+    chance: Duration,
     /// When it was asked last.
     last: Instant,
     /// What was left over then, of one session.
@@ -34,17 +37,20 @@ pub(super) struct Measure {
 impl Tempo {
     /// One that begins now and takes so long.
     pub(super) fn new(now: Instant, span: Duration) -> Self {
-        let aim = now + (span - SLACK.min(span / 4));
-        Self { begun: now, aim, end: now + span, last: now, carry: 0.0 }
+        let slack = SLACK.min(span / 4);
+        Self { begun: now, aim: now + (span - slack), end: now + span, chance: slack / 2, last: now, carry: 0.0 }
     }
 
-    /// Whether its time is up.
-    pub(super) fn is_over(&self, now: Instant) -> bool {
-        now >= self.end
+    /// Whether its time is up, and those who are left, so many, have had their last chance.
+    pub(super) fn is_over(&self, now: Instant, left: u64) -> bool {
+        now >= self.end && (left == 0 || self.last >= self.aim)
     }
 
     /// Who may leave, with so many who are to.
     pub(super) fn measure(&mut self, now: Instant, left: u64) -> Measure {
+        if self.last < self.aim && now >= self.aim {
+            self.end = self.end.max(now + self.chance);
+        }
         let now = now.clamp(self.last, self.aim.max(self.last));
         let whole = self.aim.saturating_duration_since(self.last);
         let part = if whole.is_zero() { 1.0 } else { (now - self.last).div_duration_f64(whole) };
@@ -74,7 +80,7 @@ mod tests {
         let (mut left, mut gone) = (sessions, Vec::new());
         for step in 1.. {
             let now = begun + Duration::from_millis(step * step_ms);
-            if tempo.is_over(now) {
+            if tempo.is_over(now, left) {
                 break;
             }
             left -= tempo.measure(now, left).more.min(left);
@@ -99,6 +105,18 @@ mod tests {
         }
     }
 
+    /// As on a machine that stood still for a while.
+    #[test]
+    fn whoever_is_asked_too_late_gives_a_last_chance_all_the_same() {
+        let begun = Instant::now();
+        let mut tempo = Tempo::new(begun, Duration::from_secs(2));
+        let at = |ms| begun + Duration::from_millis(ms);
+        assert_eq!(tempo.measure(at(1_000), 30).more, 20);
+        assert!(!tempo.is_over(at(2_400), 10) && tempo.is_over(at(2_400), 0));
+        assert_eq!(tempo.measure(at(2_400), 10), Measure { more: 10, most: 10, quiet_ns: 0 });
+        assert!(!tempo.is_over(at(2_649), 1) && tempo.is_over(at(2_650), 1));
+    }
+
     #[test]
     fn what_was_missed_is_spread_over_what_is_left() {
         let begun = Instant::now();
@@ -112,7 +130,7 @@ mod tests {
         assert!(more == 2 && most == 3, "{more} {most}");
         assert_eq!(tempo.measure(at(10_000), 98).quiet_ns, 0);
         let last = tempo.measure(at(10_200), 3);
-        assert!(last.more >= 3 && last.quiet_ns == 0 && !tempo.is_over(at(10_499)) && tempo.is_over(at(10_500)));
+        assert!(last.more >= 3 && last.quiet_ns == 0 && !tempo.is_over(at(10_499), 3) && tempo.is_over(at(10_500), 3));
         // A clock that was asked before is no trouble.
         assert!(tempo.measure(at(9_000), 0).most >= 1);
     }

@@ -170,6 +170,7 @@ fn what_is_set_of_a_server_may_outlive_the_daemon() {
 
     ringway.kill_and_start_again();
     assert_eq!(answers(front, 6), "b", "it boots with it");
+    ringway.await_metric("ringway_server_sessions", &[], |sessions| sessions == 0.0);
     let said = ringway.done(&["server", "set", "pool/s1", "--state", "ready"]);
     assert_eq!(said, "pool/s1: ready, weight 3, 0 sessions of at most 50\n");
     // What is said for now outlives a reload, and no restart.

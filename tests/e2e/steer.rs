@@ -76,6 +76,7 @@ fn weight_and_limit_are_set_until_the_file_says_otherwise() {
     let config = one_pool(front, &[a.address(), b.address()], "");
     let ringway = Ringway::start(&ground, &config);
     assert_eq!(share(front, b"a", 20), 10);
+    ringway.await_metric("ringway_server_sessions", &[], |sessions| sessions == 0.0);
     let (code, said) = ringway.said(&["server", "set", "pool/s0", "--weight", "3"]);
     assert_eq!((code, said.as_str()), (0, "pool/s0: ready, weight 3, 0 sessions\n"));
     assert_eq!(share(front, b"a", 40), 30);
@@ -98,6 +99,7 @@ fn weight_and_limit_are_set_until_the_file_says_otherwise() {
     let (_, said) = ringway.said(&["rollback"]);
     assert!(said.contains("weight 4 → 1"), "{said}");
 
+    ringway.await_metric("ringway_server_sessions", &[], |sessions| sessions == 0.0);
     let (_, said) = ringway.said(&["server", "set", "pool/s0", "--max-connections", "1", "--state", "ready"]);
     assert_eq!(said, "pool/s0: ready, weight 1, 0 sessions of at most 1\n");
     let held: Vec<_> = (0..6).map(|_| connect(front)).collect();
