@@ -1,6 +1,6 @@
 //! What the verbs say. `println!` and `eprintln!` panic when nobody can read it; here that is an exit code, or nothing.
 
-use std::fmt::{Arguments, Display};
+use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,14 +10,14 @@ use super::exit;
 /// Whether something that was to be printed is missing.
 static IS_SHORT: AtomicBool = AtomicBool::new(false);
 
-/// Prints to standard output. A reader that has left (`| head`) is no error; any other makes [`closed`] say so.
+/// Prints to standard output. A reader that has left (`| head`) is no error; any other is told, once, and makes the verb fail.
 pub(super) fn print(text: impl Display) {
-    put(format_args!("{text}"));
+    note(write!(io::stdout(), "{text}"));
 }
 
 /// The same, with the end of a line.
 pub(super) fn print_line(text: impl Display) {
-    put(format_args!("{text}\n"));
+    note(writeln!(io::stdout(), "{text}"));
 }
 
 /// Tells the user a line on standard error; when even that is gone, nobody.
@@ -30,10 +30,6 @@ pub(super) fn closed(code: ExitCode) -> ExitCode {
     note(io::stdout().flush());
     let is_short = IS_SHORT.load(Ordering::Relaxed);
     if is_short && code == ExitCode::SUCCESS { ExitCode::from(exit::FAILURE) } else { code }
-}
-
-fn put(text: Arguments<'_>) {
-    note(io::stdout().write_fmt(text));
 }
 
 fn note(written: io::Result<()>) {

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::client::{ClientError, Reply, Target};
-use super::out::{complain, print};
+use super::out::{complain, print, print_line};
 use super::{exit, run};
 use crate::control::reload::Answer;
 
@@ -81,5 +81,5 @@ fn show(answer: &Answer) {
     if answer.changes.is_empty() {
         text.push_str("nothing changed\n");
     }
-    print(format!("{text}configuration {} is in force\n", answer.generation));
+    print_line(format_args!("{text}configuration {} is in force", answer.generation));
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::client::{ClientError, Target};
 use super::drain::{fate, going_on};
 use super::exit;
-use super::out::{complain, print};
+use super::out::{complain, print, print_line};
 use crate::base::words::many;
 use crate::config::ledger::Standing;
 use crate::control::roster::{Edited, ServerAdd, ServerRemove};
@@ -215,12 +215,12 @@ fn change(set: &Set) -> Result<u8, ClientError> {
     let was = if was == state { String::new() } else { format!(" (was {})", was.word()) };
     let most = if max_connections > 0 { format!(" of at most {max_connections}") } else { String::new() };
     let sessions = many(sessions, "session");
-    print(format!("{pool}/{server}: {}{was}, weight {weight}, {sessions}{most}\n", state.word()));
+    print_line(format_args!("{pool}/{server}: {}{was}, weight {weight}, {sessions}{most}", state.word()));
     if let Some(path) = kept_in {
-        print(format!("{pool}/{server}: kept in {path}\n"));
+        print_line(format_args!("{pool}/{server}: kept in {path}"));
     }
     if let Some(over) = set.over {
-        print(format!("{pool}/{server}: {}\n", fate(over, set.close)));
+        print_line(format_args!("{pool}/{server}: {}", fate(over, set.close)));
     }
     if pool_is_down {
         complain(format_args!("ringway: pool {pool} has no server now that takes sessions"));
@@ -239,7 +239,7 @@ fn wait(set: &Set) -> Result<u8, ClientError> {
         let found = pools.flat_map(|pool| &pool.servers).find(|each| each.name == *server);
         match found.map_or(0, |server| server.sessions) {
             0 => {
-                print(format!("{pool}/{server}: no sessions left\n"));
+                print_line(format_args!("{pool}/{server}: no sessions left"));
                 return Ok(exit::OK);
             }
             left if start.elapsed() >= Duration::from_secs(set.timeout) => {

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::client::{ClientError, Target};
 use super::exit;
-use super::out::{complain, print};
+use super::out::{complain, print, print_line};
 use crate::base::words::many;
 use crate::control::sessions::{Kill, Killed, SessionStatus, Sessions, network};
 
@@ -146,7 +146,7 @@ fn end(verb: &KillVerb) -> Result<u8, ClientError> {
     if verb.json {
         print(&body);
     } else {
-        ended.iter().for_each(|name| print(format!("{name}: ended\n")));
+        ended.iter().for_each(|name| print_line(format_args!("{name}: ended")));
         unknown.iter().for_each(|name| complain(format_args!("ringway: {name}: there is no such session")));
     }
     Ok(if unknown.is_empty() { exit::OK } else { exit::FAILURE })

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::exit;
-use super::out::print;
+use super::out::{print, print_line};
 
 use examine::examine;
 use facts::Facts;
@@ -30,7 +30,7 @@ pub fn run(doctor: &Doctor) -> ExitCode {
     let failed = findings.iter().any(|finding| finding.verdict == Verdict::Fail);
     if doctor.json {
         let text = serde_json::to_string_pretty(&findings).expect("our own types serialise");
-        print(format!("{text}\n"));
+        print_line(text);
     } else {
         print(report(&findings));
     }

@@ -22,7 +22,7 @@ use ratatui::layout::Rect;
 
 use super::client::{ClientError, Target};
 use super::exit;
-use super::out::{complain, print};
+use super::out::{complain, print, print_line};
 use crate::control::admin::History;
 use crate::observe::status::Status;
 
@@ -96,7 +96,7 @@ fn once(verb: &Top, target: &Target) -> Result<ExitCode, ClientError> {
     let reading = Reading::new(&second.status, &second.history, Some((&first.status, begun.elapsed())));
     if verb.json {
         let text = serde_json::to_string_pretty(&reading).expect("our own types serialise");
-        print(&(text + "\n"));
+        print_line(text);
     } else {
         print(picture(reading));
     }
