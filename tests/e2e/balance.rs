@@ -149,7 +149,7 @@ fn one_attempt_is_one_attempt() {
         Ringway::start(&ground, &one_pool(front, &[gone, alive.address()], "connect_attempts = 1\neject = \"off\""));
     let answers = shares(front, 20, 1);
     assert_eq!(answers.get("alive"), Some(&10), "{answers:?}");
-    ringway.await_metric("ringway_sessions_ended_total", &[("reason", "connect_refused")], |count| count == 10.0);
+    ringway.await_ended("connect_refused", 10.0);
     assert_eq!(ringway.metric("ringway_retries_total", &[]), 0.0);
     ringway.end_well();
 }

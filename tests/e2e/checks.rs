@@ -343,7 +343,7 @@ fn sessions_of_a_server_that_goes_down_are_closed() {
     for stream in &mut held {
         assert_eq!(end_of(stream), Err(std::io::ErrorKind::ConnectionReset));
     }
-    ringway.await_metric("ringway_sessions_ended_total", &[("reason", "server_down")], |ended| ended == 700.0);
+    ringway.await_ended("server_down", 700.0);
     assert_eq!(ringway.record("server_down")["code"], "DD");
     health.status.store(200, Ordering::SeqCst);
     await_state(&ringway, "s0", "up");

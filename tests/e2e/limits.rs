@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use crate::harness::facts::{PATIENCE, await_that, cpu_of, status_of, watch_for, whole};
+use crate::harness::facts::{PATIENCE, await_that, cpu_of, status_of, uninterrupted, watch_for};
 use crate::harness::ground::{Ground, need};
 use crate::harness::peers::{Server, connect, exchange, try_connect};
 use crate::harness::ringway::{Ringway, Setup, listener, one_pool, pool};
@@ -161,7 +161,7 @@ fn half_a_session_ends_too() {
     let lines = "idle_timeout = \"1h\"\nhalf_close_timeout = \"1s\"";
     let ringway = Ringway::start(&ground, &one_pool(front, &[server.address()], lines));
     let mut client = connect(front);
-    assert_eq!(whole(|| client.read(&mut [0; 1])).expect("the server's end"), 0);
+    assert_eq!(uninterrupted(|| client.read(&mut [0; 1])).expect("the server's end"), 0);
     assert_eq!(ringway.record("half_close_timeout")["code"], "cL");
     drop(client);
     ringway.end_well();

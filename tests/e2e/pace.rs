@@ -49,7 +49,7 @@ fn a_node_is_drained_over_a_time() {
     assert_eq!(ringway.page("/readyz").0, 503);
     ringway.reload_with(&one_pool(front, &[a.address()], "# who comes now is served\n"));
     let mut late = crowd(front, 1);
-    ringway.await_metric("ringway_sessions_ended_total", &[("reason", "moved")], |ended| ended == 20.0);
+    ringway.await_ended("moved", 20.0);
     // The last of twenty comes in the last twentieth of a second and a half: they were not ended all at once.
     assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
     ringway.await_event("the time is up: 20 sessions were ended, those that were busy go on");
@@ -145,7 +145,7 @@ fn a_pool_is_brought_into_balance() {
     let begun = Instant::now();
     let said = ringway.done(&["rebalance", "pool", "--for", "2s"]);
     assert!(said.ends_with("pool: 6 sessions are ended, if idle, over 2s\n"), "{said}");
-    ringway.await_metric("ringway_sessions_ended_total", &[("reason", "moved")], |ended| ended == 6.0);
+    ringway.await_ended("moved", 6.0);
     assert!(begun.elapsed() >= Duration::from_secs(1), "one after the other: {:?}", begun.elapsed());
     ringway.await_event("6 of 6 sessions were ended");
     assert_eq!(count_reset(&mut clients), 6);

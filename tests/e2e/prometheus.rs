@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::harness::facts::{await_some, await_that, http_get};
+use crate::harness::facts::{await_some, http_get};
 use crate::harness::ground::{Ground, command_succeeds, need};
 use crate::harness::peers::{Server, ask};
 use crate::harness::process::Process;
@@ -78,7 +78,7 @@ fn prometheus_takes_the_metrics_and_finds_what_rules_and_dashboard_ask_for() {
         + &pool("db", &database, "kind = \"mysql\"\ncheck = { type = \"mysql\", user = \"check\" }");
     let ringway = Ringway::start(&ground, &config);
     assert_eq!(ask(front), "a");
-    await_that("the session to end", || ringway.ended("done") == 1.0);
+    ringway.await_ended("done", 1.0);
 
     ringway.await_metric("ringway_check_last_success_timestamp_seconds", &[("pool", "pool")], |at| at > 0.0);
 

@@ -40,7 +40,7 @@ fn who_waits_is_served_in_turn() {
     }
     let workers = ringway.metrics().by("ringway_worker_sessions", "worker");
     assert!(workers.values().all(|sessions| *sessions > 0.0), "{workers:?}");
-    ringway.await_metric("ringway_server_sessions", &[], |value| value == 1.0);
+    assert_eq!(ringway.metric("ringway_server_sessions", &[]), 1.0);
     for (turn, mut next) in line.into_iter().enumerate() {
         drop(std::mem::replace(&mut holder, next.try_clone().expect("a second handle")));
         assert!(is_served(&mut next), "turn {turn}");
@@ -52,8 +52,8 @@ fn who_waits_is_served_in_turn() {
     let waited = |record: &serde_json::Value| record["queue_us"].as_u64().expect("a number");
     assert_eq!(records.iter().filter(|record| waited(record) == 0).count(), 1, "{records:?}");
     assert!(records.iter().all(|record| record["reason"] == "done" && record["attempts"] == 1), "{records:?}");
-    ringway.await_metric("ringway_queued_total", &[], |value| value == 12.0);
-    ringway.await_metric("ringway_queue_seconds_count", &[], |value| value == 12.0);
+    assert_eq!(ringway.metric("ringway_queued_total", &[]), 12.0);
+    assert_eq!(ringway.metric("ringway_queue_seconds_count", &[]), 12.0);
     ringway.end_well();
 }
 
@@ -78,8 +78,8 @@ fn the_queue_has_an_end_and_patience_too() {
     let record = ringway.record("queue_timeout");
     assert_eq!((&record["code"], &record["server"], &record["attempts"]), (&"sQ".into(), &().into(), &0.into()));
     assert!(record["queue_us"].as_u64() >= Some(400_000), "{record}");
-    ringway.await_metric("ringway_queue_timeouts_total", &[], |value| value == 2.0);
-    ringway.await_metric("ringway_queue_full_total", &[], |value| value == 1.0);
+    assert_eq!(ringway.metric("ringway_queue_timeouts_total", &[]), 2.0);
+    assert_eq!(ringway.metric("ringway_queue_full_total", &[]), 1.0);
 
     // One who leaves the line makes room for another.
     let (leaver, mut stayer) = (connect(front), connect(front));

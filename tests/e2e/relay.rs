@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-use crate::harness::facts::{await_that, whole};
+use crate::harness::facts::uninterrupted;
 use crate::harness::ground::Ground;
 use crate::harness::noise::{both_ways, read_noise, send_noise};
 use crate::harness::peers::{Server, connect, end_of, exchange, read_exactly, reset};
@@ -35,7 +35,7 @@ fn a_gibibyte_each_way_arrives_byte_for_byte() {
     let record = ringway.record("done");
     assert_eq!(record["bytes_in"], GIB);
     assert_eq!(record["bytes_out"], GIB);
-    ringway.await_metric("ringway_bytes_total", &[], |value| value == 2.0 * GIB as f64);
+    assert_eq!(ringway.metric("ringway_bytes_total", &[]), 2.0 * GIB as f64);
     ringway.end_well();
 }
 
@@ -62,7 +62,7 @@ fn many_sessions_of_odd_sizes_at_once() {
             });
         }
     });
-    await_that("40 sessions to end well", || ringway.ended("done") == 40.0);
+    ringway.await_ended("done", 40.0);
     ringway.end_well();
 }
 
@@ -97,7 +97,7 @@ fn the_server_may_finish_first() {
         stream.write_all(b"that is all").expect("sent");
         stream.shutdown(Shutdown::Write).expect("half closed");
         drop(tell.send(read_noise(&mut stream, 8 * MIB).and_then(|hash| {
-            let end = whole(|| stream.read(&mut [0; 1]))?;
+            let end = uninterrupted(|| stream.read(&mut [0; 1]))?;
             Ok((hash, end))
         })));
     });
@@ -169,7 +169,7 @@ fn a_reset_in_the_middle_of_bulk_is_no_clean_end() {
         let end = client.read_to_end(&mut got).map_err(|error| error.kind());
         assert_eq!(end, Err(ErrorKind::ConnectionReset), "after {} bytes", got.len());
     }
-    await_that("ten resets", || ringway.ended("server_reset") == 10.0);
+    ringway.await_ended("server_reset", 10.0);
     ringway.end_well();
 }
 

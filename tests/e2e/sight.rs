@@ -86,7 +86,7 @@ fn access_records_can_be_left_out() {
     let front = ground.address();
     let ringway = Setup::on(&ground).log("access = false").start(&one_pool(front, &[server.address()], ""));
     assert_eq!(ask(front), "a");
-    await_that("the session to be counted", || ringway.ended("done") == 1.0);
+    ringway.await_ended("done", 1.0);
     assert!(ringway.records().is_empty());
     ringway.end_well();
 }
@@ -98,7 +98,7 @@ fn metrics_name_all_that_is_promised() {
     let front = ground.address();
     let ringway = Ringway::start(&ground, &one_pool(front, &[server.address()], ""));
     assert_eq!(ask(front), "a");
-    await_that("the session to end", || ringway.ended("done") == 1.0);
+    ringway.await_ended("done", 1.0);
     let metrics = ringway.metrics();
     for name in [
         "ringway_build_info",

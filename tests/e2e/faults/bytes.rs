@@ -73,7 +73,7 @@ fn t01_half_close_both_ways() {
             drop(client);
             assert_eq!(sent, told.recv_timeout(PATIENCE).expect("the server"), "{bytes} bytes to the server");
         }
-        await_that("six clean ends", || ringway.ended("done") == 6.0);
+        ringway.await_ended("done", 6.0);
         for host in [&net.client, &net.balancer, &net.one] {
             assert_eq!(host.counted(), 0, "resets that arrived");
             host.let_all_in();
@@ -141,7 +141,7 @@ fn t02_reset_propagation() {
         let began = Instant::now();
         reset(client);
         soon(began, told.recv_timeout(PATIENCE).expect("the server was told"));
-        await_that("two resets by clients", || ringway.ended("client_reset") == 2.0);
+        ringway.await_ended("client_reset", 2.0);
         assert_eq!(ringway.record("client_reset")["code"], "CD");
 
         // The server, in the middle of an upload.
@@ -160,7 +160,7 @@ fn t02_reset_propagation() {
             read_exactly(&mut client, 1000).expect("what was said before the reset");
             assert_eq!(end_of(&mut client), Err(ErrorKind::ConnectionReset));
         }
-        await_that("51 resets by the server", || ringway.ended("server_reset") == 51.0);
+        ringway.await_ended("server_reset", 51.0);
         assert_eq!(ringway.record("server_reset")["code"], "SD");
         baseline.holds_again(&mut ringway);
     });
@@ -216,8 +216,8 @@ fn t05_integrity_of_random_sizes() {
             assert_eq!(servers[number], (*came, *sent), "session {number}");
         }
         let bytes: u64 = clients.iter().map(|(_, _, bytes)| bytes + 32).sum();
-        await_that("clean ends", || ringway.ended("done") == SESSIONS as f64);
-        ringway.await_metric("ringway_bytes_total", &[], |value| value == bytes as f64);
+        ringway.await_ended("done", SESSIONS as f64);
+        assert_eq!(ringway.metric("ringway_bytes_total", &[]), bytes as f64);
         baseline.holds_again(&mut ringway);
     });
 }

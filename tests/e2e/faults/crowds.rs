@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::{FRONT, say};
-use crate::harness::facts::{await_that, cpu_by_thread, cpu_of, fds_of, http_get, status_of, whole};
+use crate::harness::facts::{await_that, cpu_by_thread, cpu_of, fds_of, http_get, status_of, uninterrupted};
 use crate::harness::ground::{Ground, many_descriptors, need};
 use crate::harness::invariants::Baseline;
 use crate::harness::network::{Network, on_a_network};
@@ -222,12 +222,12 @@ fn t19_pipes_run_out() {
                 scope.spawn(move || {
                     for mut client in group {
                         assert_eq!(read_noise(&mut client, BYTES).expect("all of it"), expected);
-                        assert_eq!(whole(|| client.read(&mut [0])).expect("the end"), 0);
+                        assert_eq!(uninterrupted(|| client.read(&mut [0])).expect("the end"), 0);
                     }
                 });
             }
         });
-        await_that("clean ends", || ringway.ended("done") == TRANSFERS as f64);
+        ringway.await_ended("done", TRANSFERS as f64);
         let most = 2 * (began.elapsed().as_secs() as usize + 1);
         assert!(said() <= most, "{} warnings by two workers, {most} allowed", said());
         baseline.holds_again(&mut ringway);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ringway::health::mysql::{Happening, Line, Login, Password, Security, Table};
 
-use super::facts::{PATIENCE, await_that, whole};
+use super::facts::{PATIENCE, await_that, uninterrupted};
 use super::ground::Ground;
 use super::peers::MariaDb;
 use super::ringway::{Ringway, listener, pool};
@@ -136,7 +136,7 @@ impl Client {
                 return Ok(happening);
             }
             let mut bytes = [0; 4096];
-            match whole(|| self.stream.read(&mut bytes))? {
+            match uninterrupted(|| self.stream.read(&mut bytes))? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 count => self.line.received(&bytes[..count]).map_err(broken)?,
             }

@@ -30,7 +30,7 @@ pub fn await_some<T>(what: &str, mut fact: impl FnMut() -> Option<T>) -> T {
 
 /// Makes a system call again when it was interrupted, as reads with a timeout are when the process is stopped and goes on
 /// (signal(7)).
-pub fn whole<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

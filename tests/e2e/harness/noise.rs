@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hasher};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 
-use super::facts::whole;
+use super::facts::uninterrupted;
 use super::peers::patient;
 
 /// A sequence of random numbers that is the same each time: xorshift64 (Marsaglia 2003).
@@ -78,7 +78,7 @@ pub fn both_ways(mut stream: TcpStream, seed: u64, bytes_out: u64, bytes_in: u64
             Ok::<_, io::Error>(hash)
         });
         let came = read_noise(&mut stream, bytes_in)?;
-        let rest = whole(|| stream.read(&mut [0; 1]))?;
+        let rest = uninterrupted(|| stream.read(&mut [0; 1]))?;
         assert_eq!(rest, 0, "more came than was sent");
         Ok((sending.join().expect("no panic")?, came))
     })
