@@ -74,6 +74,7 @@ fn the_page_shows_what_is_and_what_becomes_of_it() {
         let ground = browser.value("getComputedStyle(document.body).backgroundColor");
         let dark = ground.as_str().expect("a colour").trim_start_matches("rgb(").starts_with('1');
         assert_eq!(dark, look.scheme == "dark", "{look:?}: {ground}");
+        browser.picture(&format!("{}-{}", look.scheme, look.width));
     }
 
     // It lives: nobody loads it again.
@@ -91,6 +92,7 @@ fn the_page_shows_what_is_and_what_becomes_of_it() {
     let read_out = "document.querySelector('[role=status]').textContent.includes('is down')";
     browser.await_true("it to be read out", read_out);
     assert_eq!(browser.value("document.title"), "(1 not up) ringway");
+    browser.picture("one-is-down");
     browser.value("document.querySelector('#troubled').click()");
     let shown = "[...document.querySelectorAll('#pools tbody tr')].filter((tr) => tr.checkVisibility()).length";
     assert_eq!(browser.value(shown), 1, "only what is not up");

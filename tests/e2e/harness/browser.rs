@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -143,6 +144,19 @@ impl Browser {
         self.call("Emulation.setDeviceMetricsOverride", window);
         let gone = self.call("Page.navigate", json!({ "url": url }));
         assert!(gone.get("errorText").is_none(), "{url}: {gone}");
+    }
+
+    /// Takes a picture of the whole page, for somebody to look at: `NAME.png` in the folder `RINGWAY_PICTURES`, if that is set.
+    pub fn picture(&mut self, name: &str) {
+        let Some(folder) = std::env::var_os("RINGWAY_PICTURES") else { return };
+        let taken = self.call("Page.captureScreenshot", json!({ "captureBeyondViewport": true }));
+        let picture = File::create(Path::new(&folder).join(format!("{name}.png"))).expect("a folder for pictures");
+        let mut decoder = Command::new("base64").arg("--decode").stdin(Stdio::piped()).stdout(picture).spawn();
+        let decoder = decoder.as_mut().expect("base64 of coreutils");
+        let mut text = decoder.stdin.take().expect("a pipe");
+        text.write_all(taken["data"].as_str().expect("a picture").as_bytes()).expect("it reads");
+        drop(text);
+        assert!(decoder.wait().expect("a child of ours").success());
     }
 
     /// Presses a key.
