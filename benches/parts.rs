@@ -1,5 +1,5 @@
-//! What the parts of ringway cost: a pick, the timer wheel, compiling a plan, a line of the access log, and a whole step of a
-//! worker's shard on a kernel that answers at once. `cargo bench`, or `cargo bench -- pick` for one of them.
+//! What the parts of ringway cost: a pick, the timer wheel, compiling a plan, a line of the access log, a scrape, and a whole
+//! step of a worker's shard on a kernel that answers at once. `cargo bench`, or `cargo bench -- pick` for one of them.
 //!
 //! A pick must cost the same among 10 000 servers as among two, but for what caches do (up to 4 times, all below 100 ns), and
 //! except where the policy says that every server is looked at: `least-connections` and `source-hash` grow with their number.
@@ -24,6 +24,8 @@ use ringway::kernel::{
 };
 use ringway::observe::access_log;
 use ringway::observe::line::{Stamp, Syntax};
+use ringway::observe::metrics::{self, Dialect};
+use ringway::observe::panel::{EngineChoice, Panel};
 use socket2::SockAddr;
 
 fn text(servers: usize, policy: Policy) -> String {
@@ -279,5 +281,18 @@ fn log(c: &mut Criterion) {
     }
 }
 
-criterion_group!(parts, pick, wheel, compile, log, worker);
+fn scrape(c: &mut Criterion) {
+    let mut group = c.benchmark_group("scrape");
+    for servers in [2, 1_000] {
+        let scene = Scene { plan: Arc::new(plan(servers, Policy::RoundRobin)), doors: Vec::new() };
+        let engine = EngineChoice { name: "io_uring", reason: "preferred" };
+        let panel = Arc::new(Panel::new(Arc::new(Commons::new(2, scene, 1_000)), engine, Arc::default()));
+        group.bench_with_input(BenchmarkId::from_parameter(servers), &panel, |b, panel| {
+            b.iter(|| metrics::render(black_box(panel), Dialect::Prometheus).len());
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(parts, pick, wheel, compile, log, scrape, worker);
 criterion_main!(parts);
