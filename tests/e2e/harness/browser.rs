@@ -149,7 +149,9 @@ impl Browser {
     /// Takes a picture of the whole page, for somebody to look at: `NAME.png` in the folder `RINGWAY_PICTURES`, if that is set.
     pub fn picture(&mut self, name: &str) {
         let Some(folder) = std::env::var_os("RINGWAY_PICTURES") else { return };
-        let taken = self.call("Page.captureScreenshot", json!({ "captureBeyondViewport": true }));
+        let whole = "({ x: 0, y: 0, width: innerWidth, height: document.documentElement.scrollHeight, scale: 1 })";
+        let whole = self.value(whole);
+        let taken = self.call("Page.captureScreenshot", json!({ "captureBeyondViewport": true, "clip": whole }));
         let picture = File::create(Path::new(&folder).join(format!("{name}.png"))).expect("a folder for pictures");
         let mut decoder = Command::new("base64").arg("--decode").stdin(Stdio::piped()).stdout(picture).spawn();
         let decoder = decoder.as_mut().expect("base64 of coreutils");
