@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::engine::in_pass;
 use crate::harness::ground::{Ground, need};
-use crate::harness::peers::{Server, connect, exchange};
+use crate::harness::peers::{Server, connect, exchange, reset};
 use crate::harness::ringway::{BINARY, Setup, all_of, one_pool};
 
 /// strace -D is the child of what it traces, so that ours is still ringway. `when` may be empty, or `:when=2+`.
@@ -71,6 +71,32 @@ fn a_ring_may_be_refused_after_the_first() {
     let ground = Ground::new();
     let setup = Setup::on(&ground).wrapped(&wrapped(&refusing("EPERM", ":when=2+")));
     falls_back(setup, &ground, "EPERM", "other", "security module");
+}
+
+/// As on kernels that do not know the newest flags, and refuse them as invalid.
+#[test]
+fn an_older_kernel_gets_the_flags_it_knows() {
+    if !in_pass("io_uring") {
+        return;
+    }
+    for (when, flags) in
+        [(":when=1", "SINGLE_ISSUER|COOP_TASKRUN|TASKRUN_FLAG"), (":when=1..2", "\"COOP_TASKRUN|TASKRUN_FLAG")]
+    {
+        let ground = Ground::new();
+        let server = Server::echo(&ground);
+        let front = ground.address();
+        let setup = Setup::on(&ground).wrapped(&wrapped(&refusing("EINVAL", when)));
+        let ringway =
+            setup.global("workers = 2\nengine = \"io_uring\"").start(&one_pool(front, &[server.address()], ""));
+        ringway.await_event(flags);
+        for bytes in [5, 1 << 20] {
+            let sent = vec![b'x'; bytes];
+            let mut client = connect(front);
+            assert!(exchange(&mut client, &sent).expect("an echo") == sent, "{flags}: other bytes");
+        }
+        reset(connect(front));
+        ringway.end_well();
+    }
 }
 
 #[test]
